@@ -1,0 +1,11 @@
+// Every verb adds its subcommand here. A verb's file parses and prints; the work is in the rooms.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace fewbit::cli {
+
+// Adds all verbs of this build.
+void add_verbs(CLI::App& app);
+
+}  // namespace fewbit::cli
