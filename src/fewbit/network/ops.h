@@ -1,0 +1,63 @@
+// Differentiable operations of the decoder on at::Tensor: the few that carry the time of training
+// and evaluation. Each is one autograd node with a hand-written backward, fused so that an
+// activation is read and written as few times as possible; all are safe to run from several threads
+// at once, each thread on its own tensors.
+//
+// Activations are float32, contiguous, [.., features]; statistics, softmax and losses are float32.
+// `MatmulDtype::bf16` rounds both factors of every matrix product to bfloat16 and accumulates in
+// float32; weights stay float32 masters.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+#include "fewbit/model/model_spec.h"
+
+namespace fewbit::ops {
+
+enum class MatmulDtype { f32, bf16 };
+
+// Per-thread setting for the products of linear() and the fused loss.
+void set_matmul_dtype(MatmulDtype dtype);
+MatmulDtype matmul_dtype();
+
+// y = x W^T + b. x [.., in], weight [out, in], bias [out] or undefined.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+// x * rsqrt(mean(x^2) + epsilon) * w, w = weight or 1 + weight; over the last dimension.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, bool plus_one);
+// (x - mean) * rsqrt(variance + epsilon) * weight + bias; bias may be undefined.
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                      double epsilon);
+
+// Cosine and sine tables [length, rotary_size / 2] of one block, positions first..first+length-1.
+struct RotaryTable {
+  at::Tensor cosine, sine;
+};
+RotaryTable rotary_table(const BlockSpec& block, size_t rotary_size, size_t first, size_t length);
+// Rotates pairs (i, i + rotary_size / 2) of the leading rotary_size dimensions of every head.
+// x [batch, length, heads, head_size].
+at::Tensor rotate(const at::Tensor& x, const RotaryTable& table);
+
+struct AttentionOptions {
+  double scale = 1;
+  std::optional<double> softcap;  // c * tanh(score / c) before the mask.
+  size_t window = 0;              // 0: none.
+};
+// Causal attention. q [batch, length, heads, head_size], k and v [batch, length, kv_heads,
+// head_size]; returns [batch, length, heads, head_size]. Query head h reads key head
+// h / (heads / kv_heads). No [length, length] matrix per head outlives its head.
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const AttentionOptions& options);
+
+at::Tensor activate(const at::Tensor& x, Activation activation);
+// activate(gate) * up.
+at::Tensor gated_activation(const at::Tensor& gate, const at::Tensor& up, Activation activation);
+
+// Sum over rows of -log softmax(hidden W^T)[target], the logits made and dropped a panel at a time.
+// hidden [rows, in], weight [vocab, in], targets [rows] int64; returns a scalar.
+at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight,
+                             const at::Tensor& targets);
+
+}  // namespace fewbit::ops
