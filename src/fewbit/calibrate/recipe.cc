@@ -100,8 +100,8 @@ Recipe Recipe::parse(std::string_view one_line) {
   const auto parts = split(one_line, '|');
   require(parts.size() <= kMaxPasses, "recipe: more than {} passes", kMaxPasses);
   for (size_t i = 0; i < parts.size(); ++i) {
-    recipe.passes.push_back(with_context(fmt::format("recipe: pass {}", i + 1),
-                                         [&] { return parse_pass(parts[i]); }));
+    recipe.passes.push_back(
+        with_context(fmt::format("recipe: pass {}", i + 1), [&] { return parse_pass(parts[i]); }));
   }
   recipe.name = recipe.text();
   return recipe;

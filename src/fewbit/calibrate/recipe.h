@@ -12,10 +12,10 @@
 // before any weight is read.
 #pragma once
 
+#include <toml++/toml.h>
 #include <map>
 #include <string>
 #include <string_view>
-#include <toml++/toml.h>
 #include <vector>
 
 namespace fewbit {

@@ -31,9 +31,9 @@ TEST(RecipeTest, BrokenTextIsRefused) {
                            "gptq:bits=3,bits=4", "gptq||rtn"}) {
     EXPECT_THROW(Recipe::parse(text), Error) << text;
   }
-  for (const char* text : {"pass = 3", "[[pass]]\nbits = 3", "[[pass]]\nmethod = 'x'\nbits = [3]",
-                           "extra = 1\n[[pass]]\nmethod='x'", "recipe = 'rtn'\n[[pass]]\nmethod='x'",
-                           ""}) {
+  for (const char* text :
+       {"pass = 3", "[[pass]]\nbits = 3", "[[pass]]\nmethod = 'x'\nbits = [3]",
+        "extra = 1\n[[pass]]\nmethod='x'", "recipe = 'rtn'\n[[pass]]\nmethod='x'", ""}) {
     EXPECT_THROW(Recipe::from_toml(toml::parse(text), "t"), Error) << text;
   }
 }
