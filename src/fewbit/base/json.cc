@@ -21,6 +21,9 @@ Json parse_json(std::string_view text, std::string_view what, size_t max_depth) 
     }
     return true;
   };
+  // The parser takes a NUL byte for the end of the text and would ignore what follows.
+  const size_t nul = text.find('\0');
+  require(nul == std::string_view::npos, "{}: byte {} is NUL", what, nul);
   try {
     return Json::parse(text.begin(), text.end(), check);
   } catch (const Json::exception& error) {

@@ -32,7 +32,8 @@ enum class Dtype {
   f32,
   f64,
   f8_e4m3,
-  f8_e5m2
+  f8_e5m2,
+  f8_e8m0
 };
 
 // "F32", "BF16", ... as safetensors spells it.
@@ -105,12 +106,14 @@ class SafetensorsWriter {
                     std::map<std::string, std::string> metadata = {});
   // Data of the next declared tensor; its size is checked.
   void write(std::span<const std::byte> bytes);
-  // Error if a declared tensor was not written.
+  // Error if a declared tensor was not written. Without commit() no file is left.
   void commit();
 
  private:
   AtomicFile file_;
+  std::string what_;
   std::vector<Declaration> declared_;
+  std::vector<size_t> sizes_;
   size_t next_ = 0;
 };
 
