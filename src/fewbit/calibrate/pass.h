@@ -1,0 +1,111 @@
+// Pass: something done to a model. A recipe is an ordered list of passes; block passes that follow
+// each other share one walk (walk.h), which hands every block to them in turn.
+//
+// Kinds: transform (function-preserving: rotate, scale, reorder), allocate (bits per layer into the
+// LayerPlan), quantize (choose codes for a layer), tune (learn parameters of a block).
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fewbit/base/options.h"
+#include "fewbit/calibrate/layer_stats.h"
+#include "fewbit/formats/quantized_matrix.h"
+#include "fewbit/network/block_model.h"
+
+namespace fewbit {
+
+enum class PassKind { transform, allocate, quantize, tune };
+enum class PassScope { block, model };
+
+// What an allocation decided for one layer; absent fields leave the pass's own options.
+struct LayerSettings {
+  std::optional<int> bits;
+  std::optional<size_t> group_size;
+};
+// By canonical layer name ("blocks.3.mlp.down"). Written by allocate passes, read by later ones.
+using LayerPlan = std::map<std::string, LayerSettings, std::less<>>;
+
+// What one layer's quantization came to.
+struct LayerReport {
+  std::string layer;
+  std::string method;
+  double bits_per_weight = 0;
+  double relative_error = 0;  // ||W - Q||^2 / ||W||^2
+  std::optional<double> objective;      // tr((W - Q) H (W - Q)^T), where statistics were kept
+  std::optional<double> rtn_objective;  // the same for round-to-nearest on the same grid
+  std::vector<std::string> warnings;
+};
+
+// One block under quantization. Passes change `parameters` (what the next run computes with) and
+// put codes into `quantized`; both are keyed by canonical names, `quantized` by layer.
+class BlockContext {
+ public:
+  virtual ~BlockContext() = default;
+
+  virtual const ModelSpec& spec() const = 0;
+  virtual const BlockInfo& info() const = 0;
+
+  ParameterMap parameters;
+  std::map<std::string, QuantizedMatrix, std::less<>> quantized;
+  std::vector<LayerReport> reports;
+  const LayerPlan* plan = nullptr;
+
+  // Statistics of the inputs of `steps` under the current parameters, from one partial run of the
+  // block over the calibration sequences. Error if there is no calibration data; a step whose
+  // input was never reached has 0 tokens.
+  virtual std::vector<LayerStats> collect(const std::vector<const Step*>& steps,
+                                          StatsRequest request) = 0;
+};
+
+class Pass {
+ public:
+  virtual ~Pass() = default;
+  virtual std::string_view name() const = 0;
+  virtual PassKind kind() const = 0;
+  virtual PassScope scope() const { return PassScope::block; }
+  // True if apply() calls collect().
+  virtual bool needs_calibration() const = 0;
+  // Throws an Error if this pass cannot run on such a model; called before weights are read.
+  virtual void check(const ModelSpec& spec) const = 0;
+  virtual void apply(BlockContext& block) const = 0;
+};
+
+// Which layers a pass works on: "blocks" (every linear of the blocks, the default), "embed",
+// "head", or patterns over canonical names with '*', joined by '+': "blocks.*.mlp.*+head".
+class LayerSelection {
+ public:
+  LayerSelection() : LayerSelection("blocks") {}
+  // Error if a part of the text is empty.
+  explicit LayerSelection(std::string text);
+  bool contains(std::string_view layer) const;
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+  std::vector<std::string> patterns_;
+};
+
+// A method as recipes name it: what it is called, what it takes, how to make it.
+struct MethodInfo {
+  std::string name;
+  PassKind kind = PassKind::quantize;
+  std::string summary;  // One line.
+  std::string source;   // Paper.
+  std::vector<OptionSpec> options;
+  std::function<std::unique_ptr<Pass>(const OptionValues&)> make;
+};
+
+struct Recipe;
+// Builds the passes of a recipe from a table of methods and checks each against `spec`. Errors name
+// the pass and the key, and list what is allowed.
+std::vector<std::unique_ptr<Pass>> build_passes(const Recipe& recipe,
+                                                std::span<const MethodInfo> methods,
+                                                const ModelSpec& spec);
+
+}  // namespace fewbit
