@@ -10,17 +10,15 @@
 #include <vector>
 
 #include "fewbit/base/matrix.h"
+#include "fewbit/formats/hessian.h"
 
 namespace fewbit {
 
 struct StatsRequest {
-  bool gram = false;          // sum over tokens of x x^T
-  bool mean_absolute = false; // sum over tokens of |x|, by input column
+  bool hessian = false;        // sum over tokens of x x^T
+  bool mean_absolute = false;  // sum over tokens of |x|, by input column
 
-  bool any() const { return gram || mean_absolute; }
-  StatsRequest operator|(const StatsRequest& other) const {
-    return {gram || other.gram, mean_absolute || other.mean_absolute};
-  }
+  bool any() const { return hessian || mean_absolute; }
 };
 
 class LayerStats {
@@ -28,24 +26,21 @@ class LayerStats {
   LayerStats() = default;
   LayerStats(size_t in_features, StatsRequest request);
 
-  // `inputs` [.., in_features] float32 on any device. Error if a value is not finite: the message
-  // names `site`.
+  // `inputs` [.., in_features] float32. Error if a value is not finite: the message names `site`.
   void add(const at::Tensor& inputs, const std::string& site);
   void merge(const LayerStats& other);
 
   uint64_t tokens() const { return tokens_; }
-  // Columns whose input was never different from zero.
-  std::vector<bool> dead_columns() const;
-  // H = (2 / tokens) sum x x^T [in, in], double (GPTQ's Hessian up to its scale).
+  // H = (2 / tokens) sum x x^T [in, in], GPTQ's Hessian up to its scale. Error without tokens.
   DoubleMatrix hessian() const;
-  // Mean of |x| by column.
+  // Mean of |x| by column. Error without tokens.
   std::vector<double> mean_absolute() const;
 
  private:
   size_t in_features_ = 0;
   StatsRequest request_;
   uint64_t tokens_ = 0;
-  DoubleMatrix gram_;
+  HessianAccumulator hessian_;
   std::vector<double> absolute_;
 };
 

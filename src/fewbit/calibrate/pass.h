@@ -9,12 +9,15 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "fewbit/base/options.h"
 #include "fewbit/calibrate/layer_stats.h"
+#include "fewbit/calibrate/recipe.h"
+#include "fewbit/formats/grid.h"
 #include "fewbit/formats/quantized_matrix.h"
 #include "fewbit/network/block_model.h"
 
@@ -36,9 +39,9 @@ struct LayerReport {
   std::string layer;
   std::string method;
   double bits_per_weight = 0;
-  double relative_error = 0;  // ||W - Q||^2 / ||W||^2
-  std::optional<double> objective;      // tr((W - Q) H (W - Q)^T), where statistics were kept
-  std::optional<double> rtn_objective;  // the same for round-to-nearest on the same grid
+  double relative_error = 0;        // ||W - Q||^2 / ||W||^2
+  std::optional<double> objective;  // tr((W - Q) H (W - Q)^T) with the damped H, if there is one
+  double seconds = 0;
   std::vector<std::string> warnings;
 };
 
@@ -91,6 +94,21 @@ class LayerSelection {
   std::vector<std::string> patterns_;
 };
 
+// The grid that a pass quantizes on: `format=` of a recipe and the format's own options, which an
+// allocation may override layer by layer. Passes that choose codes own no grid.
+class GridChoice {
+ public:
+  GridChoice() = default;
+  // Errors as grid_from_options().
+  GridChoice(std::string format, std::map<std::string, std::string> options);
+  std::unique_ptr<Grid> grid(const LayerSettings& settings = {}) const;
+  const std::string& format() const { return format_; }
+
+ private:
+  std::string format_;
+  std::map<std::string, std::string> options_;
+};
+
 // A method as recipes name it: what it is called, what it takes, how to make it.
 struct MethodInfo {
   std::string name;
@@ -98,10 +116,16 @@ struct MethodInfo {
   std::string summary;  // One line.
   std::string source;   // Paper.
   std::vector<OptionSpec> options;
-  std::function<std::unique_ptr<Pass>(const OptionValues&)> make;
+  // The format if the recipe names none; empty: the method takes no format.
+  std::string default_format;
+  // False: always default_format, and a recipe may set only its options.
+  bool choose_format = true;
+  std::function<std::unique_ptr<Pass>(const OptionValues&, GridChoice)> make;
 };
 
-struct Recipe;
+// Options of every method besides its own: `layers`, and `format` where it can be chosen.
+std::vector<OptionSpec> all_options(const MethodInfo& method);
+
 // Builds the passes of a recipe from a table of methods and checks each against `spec`. Errors name
 // the pass and the key, and list what is allowed.
 std::vector<std::unique_ptr<Pass>> build_passes(const Recipe& recipe,

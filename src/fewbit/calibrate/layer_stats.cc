@@ -1,0 +1,54 @@
+#include "fewbit/calibrate/layer_stats.h"
+
+#include "fewbit/base/error.h"
+
+namespace fewbit {
+
+LayerStats::LayerStats(size_t in_features, StatsRequest request)
+    : in_features_(in_features), request_(request) {
+  if (request.hessian) hessian_ = HessianAccumulator(in_features);
+  if (request.mean_absolute) absolute_.assign(in_features, 0.0);
+}
+
+void LayerStats::add(const at::Tensor& inputs, const std::string& site) {
+  const at::Tensor rows =
+      inputs.detach().reshape({-1, inputs.size(-1)}).to(at::kCPU, at::kFloat).contiguous();
+  require(static_cast<size_t>(rows.size(1)) == in_features_,
+          "{}: inputs have {} features, statistics {}", site, rows.size(1), in_features_);
+  if (rows.size(0) == 0) return;
+  // The sum is finite unless a value is not (or the values are absurdly large).
+  require(at::isfinite(rows.abs().sum()).item<bool>(),
+          "{}: the calibration inputs hold NaN or infinite values", site);
+  tokens_ += static_cast<uint64_t>(rows.size(0));
+  const MatrixView<const float> panel(rows.data_ptr<float>(), static_cast<size_t>(rows.size(0)),
+                                      in_features_);
+  if (request_.hessian) hessian_.add(panel);
+  if (request_.mean_absolute) {
+    for (size_t t = 0; t < panel.rows(); ++t) {
+      const auto row = panel.row(t);
+      for (size_t c = 0; c < in_features_; ++c) absolute_[c] += std::fabs(row[c]);
+    }
+  }
+}
+
+void LayerStats::merge(const LayerStats& other) {
+  require(other.in_features_ == in_features_, "statistics of {} and {} features cannot be merged",
+          in_features_, other.in_features_);
+  tokens_ += other.tokens_;
+  if (request_.hessian) hessian_.merge(other.hessian_);
+  for (size_t c = 0; c < absolute_.size(); ++c) absolute_[c] += other.absolute_[c];
+}
+
+DoubleMatrix LayerStats::hessian() const {
+  require(tokens_ > 0 && request_.hessian, "no Hessian was collected");
+  return hessian_.symmetric(2.0 / static_cast<double>(tokens_));
+}
+
+std::vector<double> LayerStats::mean_absolute() const {
+  require(tokens_ > 0 && request_.mean_absolute, "no means were collected");
+  std::vector<double> mean = absolute_;
+  for (double& value : mean) value /= static_cast<double>(tokens_);
+  return mean;
+}
+
+}  // namespace fewbit

@@ -1,0 +1,102 @@
+#include "fewbit/calibrate/walk.h"
+
+#include <ATen/Parallel.h>
+
+#include "fewbit/base/error.h"
+#include "fewbit/base/interrupt.h"
+#include "fewbit/base/progress.h"
+
+namespace fewbit {
+namespace {
+
+class WalkContext : public BlockContext {
+ public:
+  WalkContext(const BlockModel& model, const ModelSpec& spec, size_t block,
+              const std::vector<BlockState>& inputs)
+      : model_(model), spec_(spec), block_(block), inputs_(inputs) {
+    parameters = model.load_parameters(block);
+  }
+
+  const ModelSpec& spec() const override { return spec_; }
+  const BlockInfo& info() const override { return model_.blocks()[block_]; }
+
+  std::vector<LayerStats> collect(const std::vector<const Step*>& steps,
+                                  StatsRequest request) override {
+    require(!inputs_.empty(), "{}: calibration data are needed, and there are none", info().name);
+    std::vector<LayerStats> stats;
+    std::map<std::string, size_t, std::less<>> index;
+    for (const Step* step : steps) {
+      index[step->site] = stats.size();
+      stats.emplace_back(step->in_features, request);
+    }
+    BlockHooks hooks;
+    hooks.at_site = [&](const std::string& site, const at::Tensor& value) {
+      const auto found = index.find(site);
+      if (found != index.end()) stats[found->second].add(value, site);
+      return value;
+    };
+    // Nothing behind the last wanted site needs to run.
+    for (const std::string& site : info().sites) {
+      if (index.contains(site)) hooks.stop_at = site;
+    }
+    for (const BlockState& input : inputs_) {
+      throw_if_interrupted();
+      model_.run(block_, input, parameters, hooks);
+    }
+    return stats;
+  }
+
+ private:
+  const BlockModel& model_;
+  const ModelSpec& spec_;
+  size_t block_;
+  const std::vector<BlockState>& inputs_;
+};
+
+std::vector<BlockState> split_batches(const CalibrationSet& calibration) {
+  std::vector<BlockState> states;
+  if (!calibration.tokens.defined()) return states;
+  const auto batch = static_cast<int64_t>(std::max<size_t>(1, calibration.batch));
+  for (const at::Tensor& part : calibration.tokens.split(batch)) states.push_back({part, {}});
+  return states;
+}
+
+}  // namespace
+
+void walk_blocks(const BlockModel& model, const ModelSpec& spec,
+                 std::span<const std::unique_ptr<Pass>> passes, const CalibrationSet& calibration,
+                 const WalkOptions& options, const std::function<void(WalkedBlock&)>& done) {
+  at::NoGradGuard no_grad;
+  bool calibrated = false;
+  for (const auto& pass : passes) {
+    if (!pass->needs_calibration()) continue;
+    calibrated = true;
+    require(calibration.tokens.defined(), "{} needs calibration data, and there are none",
+            pass->name());
+  }
+  // Without a pass that asks for statistics no activation is ever computed.
+  std::vector<BlockState> states =
+      calibrated ? split_batches(calibration) : std::vector<BlockState>{};
+  const size_t blocks = model.blocks().size();
+  Progress progress("quantize", blocks, "blocks",
+                    options.show_progress ? Progress::Mode::automatic : Progress::Mode::off);
+  for (size_t b = 0; b < blocks; ++b) {
+    throw_if_interrupted();
+    WalkContext context(model, spec, b, states);
+    context.plan = &options.plan;
+    for (const auto& pass : passes) {
+      with_context(context.info().name, [&] { pass->apply(context); });
+    }
+    if (b + 1 < blocks) {
+      for (BlockState& state : states) {
+        throw_if_interrupted();
+        state = model.run(b, state, context.parameters);
+      }
+    }
+    WalkedBlock walked{context.info(), context.parameters, context.quantized, context.reports};
+    done(walked);
+    progress.advance(1, context.info().name);
+  }
+}
+
+}  // namespace fewbit

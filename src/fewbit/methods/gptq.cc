@@ -1,0 +1,140 @@
+#include "fewbit/methods/gptq.h"
+
+#include "fewbit/base/error.h"
+#include "fewbit/formats/error_feedback.h"
+#include "fewbit/methods/layer_quantizer.h"
+
+namespace fewbit {
+namespace {
+
+constexpr const char* kOrders[] = {"none", "dynamic", "static", "gar"};
+
+ErrorFeedbackOptions feedback_options(const OptionValues& options) {
+  ErrorFeedbackOptions result;
+  result.damping = options.real("damping");
+  result.block_size = static_cast<size_t>(options.integer("block_size"));
+  const std::string& order = options.text("act_order");
+  const std::string& grids = options.text("group_grids");
+  if (order == "dynamic") result.order = ColumnOrder::dynamic;
+  if (order == "static") result.order = ColumnOrder::fixed;
+  if (order == "gar") result.order = ColumnOrder::gar;
+  result.group_grids = grids == "fresh"   ? GroupGrids::fresh
+                       : grids == "stale" ? GroupGrids::stale
+                                          : GroupGrids::beforehand;
+  if (result.order == ColumnOrder::fixed) {
+    require(!options.given("group_grids") || grids == "static",
+            "option 'group_grids': act_order=static fits every grid beforehand; leave it out or "
+            "write group_grids=static");
+    result.group_grids = GroupGrids::beforehand;
+  }
+  return result;
+}
+
+class GptqPass : public Pass {
+ public:
+  GptqPass(const OptionValues& options, GridChoice grid)
+      : grid_(std::move(grid)),
+        selection_(options.text("layers")),
+        feedback_(feedback_options(options)),
+        true_sequential_(options.boolean("true_sequential")) {}
+
+  std::string_view name() const override { return "gptq"; }
+  PassKind kind() const override { return PassKind::quantize; }
+  bool needs_calibration() const override { return true; }
+
+  void check(const ModelSpec& spec) const override {
+    check_selection(spec, selection_);
+    require(!selection_.contains("embed"),
+            "option 'layers': gptq needs the inputs of a linear, and the embedding is a look-up; "
+            "quantize embed with rtn");
+    require(!selection_.contains("head") || !spec.tied_head,
+            "option 'layers': the head of this model is its embedding; quantize embed with rtn");
+  }
+
+  void apply(BlockContext& block) const override {
+    const auto layers = selected_layers(block, selection_);
+    std::vector<const Step*> wanted;
+    for (const Step& step : block.info().steps) {
+      for (const std::string& linear : step.linears) {
+        if (std::find(layers.begin(), layers.end(), linear) == layers.end()) continue;
+        wanted.push_back(&step);
+        break;
+      }
+    }
+    if (wanted.empty()) return;
+    if (true_sequential_) {
+      for (const Step* step : wanted) {
+        const auto stats = block.collect({step}, {.hessian = true});
+        quantize_step(block, *step, stats.front(), layers);
+      }
+    } else {
+      const auto stats = block.collect(wanted, {.hessian = true});
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        quantize_step(block, *wanted[i], stats[i], layers);
+      }
+    }
+  }
+
+ private:
+  void quantize_step(BlockContext& block, const Step& step, const LayerStats& stats,
+                     const std::vector<std::string>& layers) const {
+    // An expert that no token was routed to has no Hessian; anything else without inputs means
+    // that the walk is broken, and must not turn into silent rounding.
+    const bool unreached_expert =
+        stats.tokens() == 0 && step.site.find(".experts.") != std::string::npos;
+    require(stats.tokens() > 0 || unreached_expert, "{}: no calibration input reached it",
+            step.site);
+    const DoubleMatrix hessian = unreached_expert ? DoubleMatrix() : stats.hessian();
+    for (const std::string& layer : step.linears) {
+      if (std::find(layers.begin(), layers.end(), layer) == layers.end()) continue;
+      quantize_layer(block, layer, name(), [&](MatrixView<const float> weights) {
+        const auto grid = grid_.grid(settings_of(block, layer));
+        if (unreached_expert) {
+          return LayerOutcome{quantize_to_nearest(*grid, weights),
+                              {},
+                              {"no calibration token reached this expert: round to nearest"}};
+        }
+        auto result = quantize_with_feedback(*grid, weights, hessian.view(), feedback_);
+        LayerOutcome outcome{std::move(result.matrix), 2 * result.loss, {}};
+        if (!result.message.empty()) outcome.warnings.push_back(result.message);
+        return outcome;
+      });
+    }
+  }
+
+  GridChoice grid_;
+  LayerSelection selection_;
+  ErrorFeedbackOptions feedback_;
+  bool true_sequential_;
+};
+
+}  // namespace
+
+MethodInfo gptq_method() {
+  return {
+      .name = "gptq",
+      .kind = PassKind::quantize,
+      .summary = "column by column with error feedback through the Hessian of the inputs",
+      .source = "GPTQ, arXiv 2210.17323",
+      .options = {OptionSpec::make_real("damping", 0.01, 0, 1,
+                                        "added to the diagonal of H, times its mean"),
+                  OptionSpec::make_choice(
+                      "act_order", "none", {std::begin(kOrders), std::end(kOrders)},
+                      "order of the columns: as stored, by falling diag(H) with "
+                      "groups along that order (dynamic) or as stored (static), "
+                      "or group-aware (gar)"),
+                  OptionSpec::make_choice("group_grids", "fresh", {"fresh", "stale", "static"},
+                                          "fit a group's grid when it is entered, as the reference "
+                                          "does within a lazy block, or before the first column"),
+                  OptionSpec::make_integer("block_size", 128, 1, 4096,
+                                           "columns of one lazy update"),
+                  OptionSpec::make_boolean("true_sequential", true,
+                                           "recompute inputs after every step of a block")},
+      .default_format = "uniform",
+      .choose_format = true,
+      .make = [](const OptionValues& options, GridChoice grid) {
+        return std::make_unique<GptqPass>(options, std::move(grid));
+      }};
+}
+
+}  // namespace fewbit

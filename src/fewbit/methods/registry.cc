@@ -1,0 +1,18 @@
+#include "fewbit/methods/registry.h"
+
+#include "fewbit/methods/gptq.h"
+#include "fewbit/methods/rtn.h"
+
+namespace fewbit {
+
+std::span<const MethodInfo> methods() {
+  static const MethodInfo table[] = {
+      rtn_method(),
+      nf4_method(),
+      fp4_method(),
+      gptq_method(),
+  };
+  return table;
+}
+
+}  // namespace fewbit
