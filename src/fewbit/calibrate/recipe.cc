@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <sstream>
 
 #include "fewbit/base/error.h"
-#include "fewbit/base/file.h"
+#include "fewbit/base/toml.h"
 
 namespace fewbit {
 namespace {
@@ -140,14 +139,7 @@ Recipe Recipe::from_toml(const toml::table& table, std::string_view where) {
 
 Recipe Recipe::read(const std::string& path_or_line) {
   if (!path_or_line.ends_with(".toml")) return parse(path_or_line);
-  const std::string text = read_text_file(path_or_line, kMaxRecipeBytes);
-  try {
-    return from_toml(toml::parse(text, path_or_line), path_or_line);
-  } catch (const toml::parse_error& error) {
-    std::ostringstream place;
-    place << error.source().begin;
-    fail("{}: {}: {}", path_or_line, place.str(), error.description());
-  }
+  return from_toml(parse_toml_file(path_or_line), path_or_line);
 }
 
 std::string Recipe::text() const {
