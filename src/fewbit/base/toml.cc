@@ -1,5 +1,6 @@
 #include "fewbit/base/toml.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "fewbit/base/error.h"
@@ -10,25 +11,16 @@ namespace fewbit {
 namespace {
 
 constexpr size_t kMaxTomlBytes = 1 << 20;
-// toml++ recurses over nested values; this keeps hostile files off the end of the stack.
-constexpr int kMaxTomlDepth = 64;
-
-// Deepest run of brackets outside strings and comments, as an upper bound of the nesting.
-void check_depth(std::string_view text, std::string_view what) {
-  int depth = 0;
-  for (const char c : text) {
-    if (c == '[' || c == '{') ++depth;
-    if (c == ']' || c == '}') --depth;
-    if (c == '\n' && depth < 0) depth = 0;
-    require(depth <= kMaxTomlDepth, "{}: nested deeper than {} levels", what, kMaxTomlDepth);
-  }
-}
+// toml++ limits nested values, but not dotted keys, whose tables it destroys recursively: more dots
+// than any configuration holds are refused before parsing.
+constexpr size_t kMaxDots = 4096;
 
 }  // namespace
 
 toml::table parse_toml(std::string_view text, std::string_view what) {
   require(text.size() <= kMaxTomlBytes, "{}: longer than {} bytes", what, kMaxTomlBytes);
-  check_depth(text, what);
+  require(static_cast<size_t>(std::count(text.begin(), text.end(), '.')) <= kMaxDots,
+          "{}: more than {} dots", what, kMaxDots);
   try {
     return toml::parse(text, what);
   } catch (const toml::parse_error& error) {

@@ -28,6 +28,9 @@ TEST(TomlTest, SyntaxErrorsAndDeepNestingAreErrors) {
   EXPECT_THROW(parse_toml("a = ", "t"), Error);
   EXPECT_THROW(parse_toml("a = " + std::string(10000, '['), "t"), Error);
   EXPECT_THROW(parse_toml("a = " + std::string(10000, '{'), "t"), Error);
+  std::string dotted;
+  for (int i = 0; i < 200000; ++i) dotted += "a.";
+  EXPECT_THROW(parse_toml(dotted + "b = 1", "t"), Error);
 }
 
 }  // namespace
