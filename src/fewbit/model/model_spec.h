@@ -108,5 +108,8 @@ struct TensorSpec {
 std::vector<TensorSpec> model_tensors(const ModelSpec& spec);
 // Those of block `index` only.
 std::vector<TensorSpec> block_tensors(const ModelSpec& spec, size_t index);
+// Those before the blocks, and those after them (a tied head has no weight of its own).
+std::vector<TensorSpec> embedding_tensors(const ModelSpec& spec);
+std::vector<TensorSpec> head_tensors(const ModelSpec& spec);
 
 }  // namespace fewbit
