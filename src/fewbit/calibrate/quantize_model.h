@@ -1,0 +1,47 @@
+// Runs the passes of a recipe over a checkpoint and gathers the result: codes by layer, what each
+// layer came to, what the whole costs in stored bits.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "fewbit/base/json.h"
+#include "fewbit/calibrate/walk.h"
+#include "fewbit/model/checkpoint.h"
+#include "fewbit/network/decoder.h"
+
+namespace fewbit {
+
+struct QuantizedModel {
+  ModelSpec spec;
+  // By layer name: "blocks.3.attn.q". What is not here is as in the checkpoint.
+  std::map<std::string, QuantizedMatrix, std::less<>> layers;
+  std::vector<LayerReport> reports;
+  double seconds = 0;
+  uint64_t calibration_tokens = 0;
+
+  uint64_t quantized_weights() const;
+  uint64_t stored_bytes() const;  // Of the quantized layers.
+  // Stored bits of the quantized layers over their weights, nothing left out.
+  double bits_per_weight() const;
+};
+
+QuantizedModel quantize_model(const Checkpoint& checkpoint,
+                              std::span<const std::unique_ptr<Pass>> passes,
+                              const CalibrationSet& calibration, const WalkOptions& options);
+
+// All parameters of the model, quantized layers dequantized: what evaluation runs on.
+ParameterMap dequantized_parameters(const Decoder& decoder, const QuantizedModel& model);
+
+// Totals and layers, for --json and the recipe's report.
+Json to_json(const QuantizedModel& model);
+
+// `count` windows of `length` tokens at random offsets of `tokens`, the same for the same seed.
+// A text shorter than one window gives one window of the whole text; Error below 2 tokens.
+at::Tensor sample_windows(std::span<const int32_t> tokens, size_t count, size_t length,
+                          uint64_t seed);
+
+}  // namespace fewbit
