@@ -45,9 +45,10 @@ struct AttentionOptions {
   std::optional<double> softcap;  // c * tanh(score / c) before the mask.
   size_t window = 0;              // 0: none.
 };
-// Causal attention. q [batch, length, heads, head_size], k and v [batch, length, kv_heads,
-// head_size]; returns [batch, length, heads, head_size]. Query head h reads key head
-// h / (heads / kv_heads). No [length, length] matrix per head outlives its head.
+// Causal attention. q [batch, length, heads, head_size], k and v [batch, keys, kv_heads,
+// head_size], keys >= length: the queries stand at the last `length` positions of the keys; returns
+// [batch, length, heads, head_size]. Query head h reads key head h / (heads / kv_heads). No
+// [length, length] matrix per head outlives its head.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const AttentionOptions& options);
 
@@ -55,9 +56,14 @@ at::Tensor activate(const at::Tensor& x, Activation activation);
 // activate(gate) * up.
 at::Tensor gated_activation(const at::Tensor& gate, const at::Tensor& up, Activation activation);
 
-// Sum over rows of -log softmax(hidden W^T)[target], the logits made and dropped a panel at a time.
-// hidden [rows, in], weight [vocab, in], targets [rows] int64; returns a scalar.
+struct HeadOptions {
+  at::Tensor bias;                // [vocab] or undefined.
+  std::optional<double> softcap;  // c * tanh(logit / c).
+};
+// Sum over rows of -log softmax(logits)[target], logits = softcap(hidden W^T + bias) made and
+// dropped a panel at a time. hidden [rows, in], weight [vocab, in], targets [rows] int64, of which
+// negative ones are left out; returns a scalar.
 at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight,
-                             const at::Tensor& targets);
+                             const at::Tensor& targets, const HeadOptions& options = {});
 
 }  // namespace fewbit::ops
