@@ -286,7 +286,7 @@ using DecodeBlocks = void (*)(const uint8_t* bytes, size_t blocks, float* out);
 
 // With the block's decoder and sizes known to the compiler, so that it can inline and vectorise.
 template <DecodeBlock decode, size_t elements, size_t block_bytes>
-void decode_blocks(const uint8_t* bytes, size_t blocks, float* out) {
+void decode_blocks(const uint8_t* __restrict bytes, size_t blocks, float* __restrict out) {
   for (size_t i = 0; i < blocks; ++i) decode(bytes + i * block_bytes, out + i * elements);
 }
 

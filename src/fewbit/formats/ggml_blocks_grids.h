@@ -1,8 +1,7 @@
 // Tables that the codes of ggml's IQ types point into: groups of magnitudes, or of trits for IQ1.
 //
 // They are constants of the file format, which its authors found by a search; no formula gives
-// and cannot be computed. Source: ggml-common.h of ggml, (c) 2023-2026 The ggml authors, MIT
-// licence.
+// them. Source: ggml-common.h of ggml, (c) 2023-2026 The ggml authors, MIT licence.
 #pragma once
 
 #include <array>
