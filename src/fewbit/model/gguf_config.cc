@@ -248,8 +248,8 @@ void set_tokens(const GgufFile& file, ModelSpec& spec) {
   spec.bos_token = token("tokenizer.ggml.bos_token_id");
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
     const auto id = token(key);
-    if (id && std::find(spec.eos_tokens.begin(), spec.eos_tokens.end(), *id) ==
-                  spec.eos_tokens.end()) {
+    if (id &&
+        std::find(spec.eos_tokens.begin(), spec.eos_tokens.end(), *id) == spec.eos_tokens.end()) {
       spec.eos_tokens.push_back(*id);
     }
   }

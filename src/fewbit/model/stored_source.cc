@@ -25,12 +25,12 @@ size_t product(std::span<const size_t> shape) {
 // Buffers and derived tables that some files carry, and parts of multimodal files that are no
 // decoder.
 bool carries_nothing(std::string_view name) {
-  constexpr std::array<std::string_view, 6> kSuffixes = {
-      "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias",
-      "attn.bias",           "attn.masked_bias", "lm_head.weight"};
-  constexpr std::array<std::string_view, 4> kPrefixes = {
-      "vision_tower.", "multi_modal_projector.", "model.vision_tower.",
-      "model.multi_modal_projector."};
+  constexpr std::array<std::string_view, 6> kSuffixes = {"rotary_emb.inv_freq",   "attention.bias",
+                                                         "attention.masked_bias", "attn.bias",
+                                                         "attn.masked_bias",      "lm_head.weight"};
+  constexpr std::array<std::string_view, 4> kPrefixes = {"vision_tower.", "multi_modal_projector.",
+                                                         "model.vision_tower.",
+                                                         "model.multi_modal_projector."};
   return std::any_of(kSuffixes.begin(), kSuffixes.end(),
                      [&](std::string_view suffix) { return name.ends_with(suffix); }) ||
          std::any_of(kPrefixes.begin(), kPrefixes.end(),
@@ -183,8 +183,8 @@ std::vector<float> compose_stored(std::span<const TensorBinding> parts,
       const size_t stored_row = part.rows.stored_row(r);
       const float* row = values[p].data() + r * columns;
       for (size_t c = 0; c < columns; ++c) {
-        const size_t at = part.transposed ? c * stored_columns + stored_row
-                                          : stored_row * columns + c;
+        const size_t at =
+            part.transposed ? c * stored_columns + stored_row : stored_row * columns + c;
         stored[at] = row[c] + part.added;
       }
     }

@@ -234,8 +234,8 @@ struct QkvRows {
 
 constexpr size_t kQkvParts = 3;
 
-TensorBinding bind(const ModelSpec& spec, const TensorSpec& tensor, const ParsedName& name,
-                   Cut cut, std::string stored) {
+TensorBinding bind(const ModelSpec& spec, const TensorSpec& tensor, const ParsedName& name, Cut cut,
+                   std::string stored) {
   TensorBinding binding{tensor.name, std::move(stored), tensor.shape, tensor.shape, {}, false, 0};
   const QkvRows qkv{spec.heads * spec.head_size, spec.kv_heads * spec.head_size};
   const auto part_from = [&](Cut first) {

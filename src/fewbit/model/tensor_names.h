@@ -27,9 +27,9 @@ namespace fewbit {
 struct RowMap {
   enum class Kind { contiguous, per_head, interleaved };
   Kind kind = Kind::contiguous;
-  size_t first = 0;                 // contiguous: stored row of canonical row 0.
-  size_t part = 0, parts = 1;       // per_head: this is part `part` of `parts` in every head.
-  size_t head_size = 1;             // per_head, interleaved.
+  size_t first = 0;            // contiguous: stored row of canonical row 0.
+  size_t part = 0, parts = 1;  // per_head: this is part `part` of `parts` in every head.
+  size_t head_size = 1;        // per_head, interleaved.
 
   size_t stored_row(size_t row) const;
 };
