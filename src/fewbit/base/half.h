@@ -20,19 +20,19 @@ inline uint16_t float_to_bf16(float value) {
   return static_cast<uint16_t>(bits >> 16);
 }
 
+// Without branches, so that loops over it vectorise.
 inline float f16_to_float(uint16_t bits) {
+  // Exponent and mantissa in their float places; the exponents' biases differ by 112.
+  constexpr uint32_t kRebias = 112u << 23, kExponent = 0x1fu << 23, kOne = 1u << 23;
+  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fffu) << 13;
+  const uint32_t exponent = magnitude & kExponent;
+  // Infinity and NaN go up once more, to the largest exponent of a float.
+  const uint32_t normal = magnitude + kRebias + (exponent == kExponent ? kRebias : 0);
+  // Subnormal: (2^-14 + mantissa * 2^-24) - 2^-14, exact in float.
+  const float shifted = std::bit_cast<float>(magnitude + kRebias + kOne);
+  const auto subnormal = std::bit_cast<uint32_t>(shifted - std::bit_cast<float>(kRebias + kOne));
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
-  const uint32_t exponent = (bits >> 10) & 0x1fu;
-  const uint32_t mantissa = bits & 0x3ffu;
-  if (exponent == 0x1f) {
-    return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  }
-  if (exponent == 0) {
-    // Subnormal: mantissa * 2^-24, exact in float.
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+  return std::bit_cast<float>(sign | (exponent == 0 ? subnormal : normal));
 }
 
 // Round to nearest, ties to even; overflow gives infinity, a NaN stays a quiet NaN.
