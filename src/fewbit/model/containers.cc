@@ -35,9 +35,7 @@ class SafetensorsContainer : public TensorContainer {
     for (const auto& [name, tensor] : index_) names.push_back(name);
     return names;
   }
-  bool contains(std::string_view name) const override {
-    return index_.find(name) != index_.end();
-  }
+  bool contains(std::string_view name) const override { return index_.find(name) != index_.end(); }
   TensorInfo info(std::string_view name) const override {
     const TensorView& tensor = at(name);
     return {tensor.shape, std::string(dtype_name(tensor.dtype)), tensor.bytes.size()};
@@ -52,7 +50,9 @@ class SafetensorsContainer : public TensorContainer {
     const TensorView& tensor = at(name);
     const size_t row_bytes = out.cols() * dtype_bytes(tensor.dtype);
     for (size_t r = 0; r < out.rows(); ++r) {
-      const TensorView row{tensor.name, tensor.dtype, {out.cols()},
+      const TensorView row{tensor.name,
+                           tensor.dtype,
+                           {out.cols()},
                            tensor.bytes.subspan((first + r) * row_bytes, row_bytes)};
       if (tensor.dtype == Dtype::f32) {
         std::memcpy(out.row(r).data(), row.bytes.data(), row_bytes);

@@ -267,7 +267,7 @@ BlockState Decoder::run(size_t block, const BlockState& state, const ParameterMa
       next.value = logits(final_hidden(state.value, parameters, hooks), parameters);
     }
   } catch (const StopRun&) {
-    next.value = {};
+    next.value = at::Tensor();
   }
   return next;
 }
