@@ -91,15 +91,21 @@ export function draw(options: Plot.PlotOptions): SVGSVGElement {
 export interface LegendItem {
   text: string;
   color?: string;
-  mark?: 'dot' | 'ring' | 'line' | 'dash' | 'band' | 'below' | 'tick';
+  mark?: 'dot' | 'ring' | 'line' | 'dash' | 'band' | 'below' | 'above' | 'tick';
 }
 
 const kLegendRow = 20;
 const kSwatch = 12;
 const kLegendGap = 16;
 
-// Text is not laid out before it is drawn, so widths are estimated from the number of letters.
-const kLetterWidth = 6.6;
+// SVG lays out no text, so the legend's items are placed by what a canvas measures.
+let measure: CanvasRenderingContext2D | null | undefined;
+export function textWidth(text: string): number {
+  measure ??= document.createElement('canvas').getContext('2d');
+  if (measure) measure.font = `12px ${kFont}`;
+  const estimatedLetter = 6.6;
+  return measure ? measure.measureText(text).width : text.length * estimatedLetter;
+}
 
 function swatch(item: LegendItem, theme: Theme, x: number, y: number): SVGElement {
   const color = item.color ?? theme.muted;
@@ -117,6 +123,8 @@ function swatch(item: LegendItem, theme: Theme, x: number, y: number): SVGElemen
       return s('rect', { x, y: y - 5, width: kSwatch, height: 10, fill: color, 'fill-opacity': 0.2 });
     case 'below':
       return s('path', { d: `M${middle - 4.5},${y - 4}h9l-4.5,8z`, fill: 'none', stroke: color, 'stroke-width': 1.3 });
+    case 'above':
+      return s('path', { d: `M${middle - 4},${y + 3.5}h8l-4,-7z`, fill: 'none', stroke: color, 'stroke-width': 1.3 });
     case 'tick':
       return s('line', { x1: middle, x2: middle, y1: y - 6, y2: y + 6, stroke: color, 'stroke-width': 2 });
   }
@@ -139,7 +147,7 @@ export function compose(
       continue;
     }
     const isTitle = item.mark === undefined && item.color === undefined;
-    const width = item.text.length * kLetterWidth + (isTitle ? 0 : kSwatch + 6);
+    const width = textWidth(item.text) + (isTitle ? 0 : kSwatch + 6);
     if (x > 0 && x + width > size.width) {
       x = 0;
       y += kLegendRow;

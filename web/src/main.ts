@@ -101,7 +101,9 @@ function toolbar(report: Report, state: State, changed: () => void): HTMLElement
     const datasets = strings('dataset');
     const schedules = strings('schedule');
     const name = (fit: Fit) => String(report.fits.indexOf(fit));
-    const focused = document.activeElement instanceof HTMLElement ? document.activeElement.closest('label')?.textContent : null;
+    // Rendering replaces the control that the reader is using; its successor gets the focus back.
+    const labelOf = (element: Element | null) => element?.closest('label')?.firstElementChild?.textContent;
+    const focused = bar.contains(document.activeElement) ? labelOf(document.activeElement) : null;
     bar.replaceChildren(...[
       methods.length > 1 ? select('Method', pairs(methods), state.method ?? '', (v) => { state.method = v; refit(); }) : null,
       datasets.length > 1 ? select('Data', pairs(datasets), state.dataset ?? '', (v) => { state.dataset = v; refit(); }) : null,
@@ -111,10 +113,7 @@ function toolbar(report: Report, state: State, changed: () => void): HTMLElement
       groups.length > 1 ? select('Group', [['', 'all'], ...groups.map((g) => [String(g), String(g)] as const)], state.group_size === null ? '' : String(state.group_size), (v) => { state.group_size = v === '' ? null : Number(v); changed(); }) : null,
       schedules.length > 1 ? select('Schedule', [['', 'all'], ...pairs(schedules)], state.schedule ?? '', (v) => { state.schedule = v === '' ? null : v; changed(); }) : null,
     ].filter((e): e is HTMLLabelElement => e !== null));
-    if (focused) {
-      const again = [...bar.querySelectorAll('label')].find((label) => label.textContent?.slice(0, 4) === focused.slice(0, 4));
-      again?.querySelector('select')?.focus();
-    }
+    if (focused) [...bar.querySelectorAll('select')].find((control) => labelOf(control) === focused)?.focus();
     bar.hidden = bar.childElementCount === 0;
   };
   render();
@@ -151,7 +150,7 @@ function build(report: Report): Node[] {
     }));
   const agreement = figure({
     id: 'plot-agreement', title: 'Predicted against measured',
-    draw: (width, theme) => drawAgreement(report, state.fit, width, theme),
+    draw: (width, theme) => drawAgreement(report, state, width, theme),
   });
   const pareto = figure({
     id: 'plot-pareto', title: 'Loss against stored bytes',

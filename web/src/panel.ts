@@ -95,7 +95,7 @@ export function buildPanel(report: Report): Panel {
     slider.addEventListener('input', () => {
       setting[variable] = fromStep(variable, Number(slider.value));
       box.value = written(variable, setting[variable]);
-      box.removeAttribute('aria-invalid');
+      box.setAttribute('aria-invalid', 'false');
       hint.textContent = '';
       slider.setAttribute('aria-valuetext', box.value);
       render();
@@ -103,8 +103,7 @@ export function buildPanel(report: Report): Panel {
     box.addEventListener('input', () => {
       const value = parseQuantity(box.value);
       const isValid = value !== null && (variable !== 'P' || value <= kBitsRange[1]);
-      box.toggleAttribute('aria-invalid', !isValid);
-      if (!isValid) box.setAttribute('aria-invalid', 'true');
+      box.setAttribute('aria-invalid', String(!isValid));
       hint.textContent = isValid ? '' : variable === 'P' ? `a number up to ${kBitsRange[1]}` : 'a positive number: 7B, 350M, 1.2e9';
       if (!isValid) return;
       setting[variable] = value;
@@ -163,9 +162,9 @@ export function buildPanel(report: Report): Panel {
         here.value <= top ? Plot.dot([here.value], { x: D, y: here.value, r: 4.5, fill: theme.accent, stroke: theme.paper, strokeWidth: 1.4 }) : null,
         best === null || bestLoss === null || bestLoss > top ? null
           : Plot.dot([best], { x: best, y: bestLoss, r: 4.5, fill: theme.paper, stroke: theme.accent, strokeWidth: 1.6 }),
-        Plot.axisX(logTicks(...domain, Math.floor(width / 62)), { tickFormat: (v: number) => count(v), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
+        Plot.axisX(logTicks(...domain, Math.floor(width / 62)), { text: (v: number) => count(v), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
         Plot.axisY({ ticks: 5, stroke: 'none', fill: theme.muted, label: null, tickPadding: 4 }),
-        Plot.text(['loss, nats per token'], { frameAnchor: 'top-left', dy: -20, dx: -34, fill: theme.muted }),
+        Plot.text(['loss, nats per token'], { frameAnchor: 'top-left', dy: -20, dx: -40, fill: theme.muted }),
         Plot.text(['training tokens D'], { frameAnchor: 'bottom-right', dy: 36, fill: theme.muted }),
       ],
     });

@@ -8,4 +8,8 @@ namespace fewbit::cli {
 // Adds all verbs of this build.
 void add_verbs(CLI::App& app);
 
+#ifdef FEWBIT_WITH_TORCH
+void add_methods_verb(CLI::App& app);
+#endif
+
 }  // namespace fewbit::cli

@@ -55,7 +55,7 @@ struct Checkpoint {
   // Identity of the content for result tables: SHA-256 over config, tensor headers and a sample of
   // every tensor's bytes; reading a model of any size takes milliseconds.
   std::string hash;
-  uint64_t file_bytes = 0;  // Of the files that hold tensors.
+  uint64_t tensor_bytes = 0;  // Of all stored tensors.
   std::optional<TrainingRecord> training;
   TokenizerSource tokenizer;
 };

@@ -1,26 +1,26 @@
 // The order of operations of a decoder, written once for everything that runs one: network/
 // instantiates it over at::Tensor, runtime/ over packed weights and a KV cache.
 //
-// `Ops` is bound to one block (or to embedding and head) and supplies, with Value a movable handle
-// of activations [rows, features]:
+// `Ops` is bound to one block (or to embedding and head). With Value a movable handle of
+// activations
+// [.., features] it supplies:
 //   Value norm(NormPlace, const Value& x)
-//   Qkv<Value> project_qkv(const Value& x)         q, k, v of one input; biases included
-//   Value project(Linear, const Value& x)          o, router; Linear::up and down when dense
+//   Qkv<Value> project_qkv(const Value& x)           one input, three products, biases included
+//   Value head_norm(NormPlace q or k, const Value&)  RMSNorm over head_size
+//   Qkv<Value> position(Qkv<Value>)                  rotates q and k (and appends to a cache)
+//   Value attend(const Qkv<Value>&)
+//   Value project(Linear, const Value& x)
 //   GateUp<Value> project_gate_up(const Value& x, size_t expert)
-//   Value project_up / project_down (const Value& x, size_t expert)
-//   Value head_norm(NormPlace q or k, Value x)      RMSNorm over head_size
-//   Value rotate(Value x, Rotated)                  rotary positions of q or k
-//   Value attend(const Value& q, const Value& k, const Value& v)
-//   Value activate(Value x);  Value gate(Value gate, Value up)
-//   Value add(Value x, const Value& y)
-//   Routing route(const Value& logits)              softmax, top k, renormalised
-//   Value routed_rows(const Routing&, size_t expert, const Value& x)     may have no rows
-//   bool empty(const Value&)
-//   Value add_routed(Value sum, const Routing&, size_t expert, const Value& y)
+//   Value project_up(const Value& x, size_t expert), project_down(const Value& x, size_t expert)
+//   Value activate(Value x), gate(Value gate, Value up)
+//   Value add(Value x, const Value& y), scale(Value x, double factor), add_positions(Value x)
+//   Routing route(const Value& logits)               softmax, top k, renormalised
+//   Value routed_rows(const Routing&, size_t expert, const Value& x)
+//   bool empty(const Value& rows)
 //   Value zeros_like(const Value&)
-//   Value scale(Value, double);  Value softcap(Value, double)
-// Sites of statistics and activation quantization are announced by Ops itself, inside the operation
-// that reads them.
+//   Value add_routed(Value sum, const Routing&, size_t expert, const Value& y)
+// Experts are numbered from 0, and a dense MLP is expert 0. Sites of statistics and activation
+// quantization are announced by Ops, inside the operation that reads them.
 #pragma once
 
 #include <cstddef>
@@ -43,7 +43,6 @@ enum class NormPlace {
 };
 // Linears outside the MLP's experts.
 enum class Linear { attention_output, router, embed_in, embed_out };
-enum class Rotated { q, k };
 
 template <class Value>
 struct Qkv {
@@ -57,14 +56,12 @@ struct GateUp {
 // Attention of one block on its already normed input.
 template <class Ops, class Value>
 Value attention_branch(const ModelSpec& spec, Ops& ops, const Value& x) {
-  auto [q, k, v] = ops.project_qkv(x);
+  Qkv<Value> qkv = ops.project_qkv(x);
   if (spec.qk_norm) {
-    q = ops.head_norm(NormPlace::q, std::move(q));
-    k = ops.head_norm(NormPlace::k, std::move(k));
+    qkv.q = ops.head_norm(NormPlace::q, std::move(qkv.q));
+    qkv.k = ops.head_norm(NormPlace::k, std::move(qkv.k));
   }
-  q = ops.rotate(std::move(q), Rotated::q);
-  k = ops.rotate(std::move(k), Rotated::k);
-  Value mixed = ops.attend(q, k, v);
+  Value mixed = ops.attend(ops.position(std::move(qkv)));
   if (spec.attention_sub_norm) mixed = ops.norm(NormPlace::attention_sub, mixed);
   Value y = ops.project(Linear::attention_output, mixed);
   if (spec.post_norms) y = ops.norm(NormPlace::attention_post, y);
@@ -76,8 +73,8 @@ template <class Ops, class Value>
 Value mlp_body(const ModelSpec& spec, Ops& ops, const Value& x, size_t expert) {
   Value inner;
   if (spec.gated_mlp) {
-    auto [gate, up] = ops.project_gate_up(x, expert);
-    inner = ops.gate(std::move(gate), std::move(up));
+    GateUp<Value> both = ops.project_gate_up(x, expert);
+    inner = ops.gate(std::move(both.gate), std::move(both.up));
   } else {
     inner = ops.activate(ops.project_up(x, expert));
   }
@@ -117,10 +114,11 @@ Value decoder_block(const ModelSpec& spec, Ops& ops, Value x) {
     return ops.add(ops.add(std::move(x), attended), fed);
   }
   x = ops.add(std::move(x), attended);
-  return ops.add(x, mlp_branch(spec, ops, ops.norm(NormPlace::mlp, x)));
+  Value fed = mlp_branch(spec, ops, ops.norm(NormPlace::mlp, x));
+  return ops.add(std::move(x), fed);
 }
 
-// From looked-up token rows to the residual stream. `positions`: rows of the learned positions.
+// From looked-up token rows to the residual stream.
 template <class Ops, class Value>
 Value decoder_embedding(const ModelSpec& spec, Ops& ops, Value rows) {
   if (spec.embedding_scale != 1) rows = ops.scale(std::move(rows), spec.embedding_scale);

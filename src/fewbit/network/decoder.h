@@ -1,14 +1,16 @@
 // Decoder: the one decoder-only language model on LibTorch, driven by a ModelSpec, as a BlockModel;
-// and TorchLanguageModel, the same behind the LanguageModel interface of evaluation.
+// and TorchLanguageModel (torch_language_model.h) is the same behind the interface of evaluation.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <memory>
+#include <mutex>
+#include <vector>
 
-#include "fewbit/model/language_model.h"
 #include "fewbit/model/tensor_source.h"
 #include "fewbit/network/block_model.h"
+#include "fewbit/network/ops.h"
 
 namespace fewbit {
 
@@ -25,6 +27,7 @@ class Decoder : public BlockModel {
   const ModelSpec& spec() const { return spec_; }
   const Wiring& wiring() const { return wiring_; }
   const at::Device& device() const { return device_; }
+  const std::shared_ptr<const TensorSource>& tensors() const { return tensors_; }
 
   const std::vector<BlockInfo>& blocks() const override { return blocks_; }
   ParameterMap load_parameters(size_t block) const override;
@@ -35,8 +38,9 @@ class Decoder : public BlockModel {
   // tokens [batch, length] int64 -> [batch, length, embedding_size]. `parameters`: all blocks'.
   at::Tensor hidden_states(const at::Tensor& tokens, const ParameterMap& parameters,
                            const BlockHooks& hooks = {}) const;
-  // The same for the head alone, from the last block's output.
-  at::Tensor final_hidden(const at::Tensor& hidden, const ParameterMap& parameters) const;
+  // The last step of it: from the last block's output.
+  at::Tensor final_hidden(const at::Tensor& hidden, const ParameterMap& parameters,
+                          const BlockHooks& hooks = {}) const;
   // Logits of rows of hidden_states(): [.., embedding_size] -> [.., vocab_size], soft cap included.
   at::Tensor logits(const at::Tensor& hidden, const ParameterMap& parameters) const;
   // Sum of the cross entropies (nats) of hidden_states() rows [rows, embedding_size] against
@@ -44,42 +48,38 @@ class Decoder : public BlockModel {
   at::Tensor loss_sum(const at::Tensor& hidden, const at::Tensor& targets,
                       const ParameterMap& parameters) const;
 
+  // What the head multiplies by: head.weight, or the embedding when tied.
+  const at::Tensor& head_weight(const ParameterMap& parameters) const;
+  // head.bias (undefined if none) and the soft cap of the logits.
+  ops::HeadOptions head_options(const ParameterMap& parameters) const;
+
  private:
+  class Run;
+
+  // Tables are kept between runs of equal length; thread-safe.
+  ops::RotaryTable rotary(size_t block, size_t length) const;
+
   ModelSpec spec_;
   Wiring wiring_;
   std::shared_ptr<const TensorSource> tensors_;
   at::Device device_;
   std::vector<BlockInfo> blocks_;
+  struct CachedTable {
+    BlockSpec block;
+    size_t length;
+    ops::RotaryTable table;
+  };
+  mutable std::mutex tables_mutex_;
+  mutable std::vector<CachedTable> tables_;
 };
 
-// A parameter map filled from stored tensors: float32 on `device`, sharing the mapped file where it
-// holds exactly that.
+// Whether loaded parameters may be the read-only mapped file itself: quick and without memory of
+// their own, but never to be written to.
+enum class Sharing { copy, share };
+
+// A parameter map filled from stored tensors, float32 on `device`.
 ParameterMap load_parameters(const std::vector<TensorSpec>& tensors,
                              const std::shared_ptr<const TensorSource>& source,
-                             at::Device device = at::kCPU);
-
-class TorchLanguageModel : public LanguageModel {
- public:
-  enum class Residency {
-    resident,  // All parameters are read once and stay in memory.
-    streamed   // Every forward pass reads each block when it comes to it.
-  };
-  explicit TorchLanguageModel(std::shared_ptr<const Decoder> decoder,
-                              Residency residency = Residency::resident);
-  // Runs given parameters: a model in training, or one with replaced weights.
-  TorchLanguageModel(std::shared_ptr<const Decoder> decoder, ParameterMap parameters);
-
-  const ModelSpec& spec() const override { return decoder_->spec(); }
-  std::unique_ptr<ForwardResult> forward(MatrixView<const int32_t> tokens) override;
-
-  // Applied in every following forward pass (activation or cache quantization).
-  void set_hooks(BlockHooks hooks) { hooks_ = std::move(hooks); }
-
- private:
-  std::shared_ptr<const Decoder> decoder_;
-  Residency residency_ = Residency::resident;
-  ParameterMap parameters_;
-  BlockHooks hooks_;
-};
+                             at::Device device = at::kCPU, Sharing sharing = Sharing::copy);
 
 }  // namespace fewbit

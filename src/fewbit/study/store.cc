@@ -239,6 +239,24 @@ std::string StudyStore::plan_text() const {
   });
 }
 
+void StudyStore::reopen_lost_models(const std::function<bool(const std::string& key)>& exists) {
+  for (const Job& job : jobs()) {
+    if (job.kind != JobKind::quantize || job.state != JobState::done) continue;
+    if (all_dependents_ended(job.key) || exists(job.key)) continue;
+    std::lock_guard lock(*mutex_);
+    in_store(directory_, [&] {
+      SQLite::Transaction transaction(*database_);
+      for (const char* text : {"DELETE FROM result WHERE key = ?",
+                               "UPDATE job SET state = 'pending' WHERE key = ?"}) {
+        SQLite::Statement statement(*database_, text);
+        statement.bind(1, job.key);
+        statement.exec();
+      }
+      transaction.commit();
+    });
+  }
+}
+
 std::optional<Job> StudyStore::take_ready_job() {
   std::lock_guard lock(*mutex_);
   return in_store(directory_, [&]() -> std::optional<Job> {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -68,6 +69,10 @@ class StudyStore {
   // Keys that the current plan no longer holds keep their results but are not run.
   void set_plan(const std::string& plan_text, const std::vector<std::string>& keys);
   std::string plan_text() const;
+
+  // Quantize jobs that are done but whose model `exists` denies, while a measurement still needs it,
+  // run again: a model is a cache, results are not.
+  void reopen_lost_models(const std::function<bool(const std::string& key)>& exists);
 
   // A pending job of the plan whose needs are all done, now marked running; the lowest id first.
   std::optional<Job> take_ready_job();

@@ -3,27 +3,45 @@ import * as Plot from '@observablehq/plot';
 import { distinctNumbers, isNumber, type Fit, type Report, type Row } from '../data';
 import { compose, draw, plotStyle, type Drawing, type LegendItem } from '../figure';
 import { count, significant } from '../format';
-import { standardErrorsOf95 } from '../law';
+import { fittedParams, qidLaw, standardErrorsOf95 } from '../law';
 import { logColors, type Theme } from '../theme';
 import { flooredAxis, logTicks } from './axes';
-import { bitsText } from './degradation';
+import { bitsText, measuredRows, type Selection } from './degradation';
 
 interface Pair {
   row: Row;
   measured: number;
   predicted: number;
+  isUsed: boolean;
+}
+
+// The rows of the fit, then the law's word on the other rows of the selection, so that what was
+// left out of the fit (saturated, within noise, not positive) is seen as well.
+function pairsOf(report: Report, selection: Selection, fit: Fit): Pair[] {
+  const pairs = fit.points.map((p): Pair => {
+    const row = report.rows[p.row]!;
+    return { row, measured: row.qid ?? NaN, predicted: p.predicted, isUsed: true };
+  });
+  const used = new Set(fit.points.map((p) => p.row));
+  const law = qidLaw(fit);
+  if (law && used.size > 0) {
+    for (const row of measuredRows(report, selection)) {
+      if (used.has(row.index)) continue;
+      pairs.push({ row, measured: row.qid, predicted: law(fittedParams(fit), row.N, row.D, row.bits), isUsed: false });
+    }
+  }
+  return pairs.filter((p) => isNumber(p.measured) && isNumber(p.predicted) && p.predicted > 0);
 }
 
 const kWidest = 560;
 const kLeft = 62;
 const kFactor = 2;
+export const kAspect = 0.86;
 
-export function drawAgreement(report: Report, fit: Fit | null, width: number, theme: Theme): Drawing | string {
+export function drawAgreement(report: Report, selection: Selection, width: number, theme: Theme): Drawing | string {
+  const fit = selection.fit;
   if (!fit) return 'No law was fitted to these measurements.';
-  const pairs = fit.points.flatMap((p): Pair[] => {
-    const row = report.rows[p.row]!;
-    return isNumber(row.qid) && p.predicted > 0 ? [{ row, measured: row.qid, predicted: p.predicted }] : [];
-  });
+  const pairs = pairsOf(report, selection, fit);
   if (pairs.length === 0) return 'The fit came without predictions of its rows.';
   const size = Math.min(width, kWidest);
   const predictedRange = pairs.map((p) => p.predicted);
@@ -39,7 +57,7 @@ export function drawAgreement(report: Report, fit: Fit | null, width: number, th
   const svg = draw({
     ...plotStyle(theme),
     width: size,
-    height: size * 0.92,
+    height: kAspect * size,
     marginLeft: kLeft,
     marginRight: 14,
     marginTop: 26,
@@ -57,12 +75,13 @@ export function drawAgreement(report: Report, fit: Fit | null, width: number, th
         y: 'predicted', x1: (p: Pair) => Math.max(p.measured - halfBar(p), axis.domain[0]), x2: (p: Pair) => p.measured + halfBar(p),
         stroke: fillOf, strokeOpacity: 0.4, clip: true,
       }),
-      Plot.dot(pairs.filter((p) => p.measured > 0), { x: shown, y: 'predicted', fill: fillOf, r: 3.6, stroke: theme.paper, strokeWidth: 0.8 }),
+      Plot.dot(pairs.filter((p) => p.measured > 0 && p.isUsed), { x: shown, y: 'predicted', fill: fillOf, r: 3.6, stroke: theme.paper, strokeWidth: 0.8 }),
+      Plot.dot(pairs.filter((p) => p.measured > 0 && !p.isUsed), { x: shown, y: 'predicted', stroke: fillOf, fill: theme.paper, r: 3, strokeWidth: 1.3 }),
       Plot.dot(pairs.filter((p) => p.measured <= 0), { x: shown, y: 'predicted', stroke: fillOf, fill: theme.paper, r: 3.2, strokeWidth: 1.3, symbol: 'triangle', rotate: -90 }),
-      Plot.axisX(ticks, { tickFormat: (v: number) => significant(v, 1), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
-      Plot.axisY(ticks, { tickFormat: (v: number) => significant(v, 1), stroke: 'none', fill: theme.muted, tickPadding: 6, label: null }),
+      Plot.axisX(ticks, { text: (v: number) => significant(v, 1), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
+      Plot.axisY(ticks, { text: (v: number) => significant(v, 1), stroke: 'none', fill: theme.muted, tickPadding: 6, label: null }),
       axis.floor === null ? null : Plot.text(['≤ 0'], { x: axis.floor, y: low, dy: 14, fill: theme.muted }),
-      Plot.text(['predicted QiD'], { frameAnchor: 'top-left', dy: -20, dx: -kLeft + 8, fill: theme.muted }),
+      Plot.text(['predicted QiD'], { frameAnchor: 'top-left', dy: -20, dx: -kLeft, fill: theme.muted }),
       Plot.text(['measured QiD'], { frameAnchor: 'bottom-right', dy: 38, fill: theme.muted }),
       Plot.tip(pairs, Plot.pointer({
         x: shown, y: 'predicted', fill: theme.paper, stroke: theme.muted, lineHeight: 1.25, maxRadius: 30,
@@ -73,10 +92,12 @@ export function drawAgreement(report: Report, fit: Fit | null, width: number, th
   });
   const legend: LegendItem[] = [
     ...distinctNumbers(pairs.map((p) => p.row.bits)).map((bits): LegendItem => ({ text: bitsText(bits), color: color(bits), mark: 'dot' })),
+    ...(pairs.some((p) => !p.isUsed && p.measured > 0) ? [{ text: 'not used in the fit', mark: 'ring' } as LegendItem] : []),
+    ...(axis.floor !== null ? [{ text: 'not positive', mark: 'below' } as LegendItem] : []),
     { text: `within a factor of ${kFactor}`, mark: 'band' },
   ];
   return {
-    svg: compose([{ svg, x: 0, y: 0 }], { width: size, height: size * 0.92 }, theme, legend),
+    svg: compose([{ svg, x: 0, y: 0 }], { width: size, height: kAspect * size }, theme, legend),
     description: `${pairs.length} measurements of ${fit.name}; points on the diagonal are predicted exactly.`,
   };
 }

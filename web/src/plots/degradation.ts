@@ -56,7 +56,10 @@ const kMostFacets = 6;
 const kCurvePoints = 48;
 const kNarrowestFacet = 210;
 const kFacetHeight = 270;
+const kStackedFacetHeight = 220;
+const kFacetGap = 6;
 const kLeft = 52;
+const kInnerLeft = 14;
 
 const show = (variable: Variable, value: number): string =>
   variable === 'bits' ? `${significant(value, 2).replace(/\.0$/, '')}` : count(value);
@@ -132,7 +135,7 @@ function facetPlot(
   color: (value: number) => string, used: ReadonlyMap<number, number>, fitHasPoints: boolean,
   theme: Theme, size: { width: number; height: number }, showsY: boolean,
 ): SVGSVGElement {
-  const left = showsY ? kLeft : 14;
+  const left = showsY ? kLeft : kInnerLeft;
   const plotWidth = size.width - left - 10;
   const positive = facet.rows.filter((row) => row.qid > 0);
   const floored = facet.rows.filter((row) => row.qid <= 0);
@@ -183,9 +186,9 @@ function facetPlot(
         symbol: 'triangle', rotate: 180,
       }),
       Plot.axisX(xTicks, {
-        tickFormat: (x: number) => show(view.x, x), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null,
+        text: (x: number) => show(view.x, x), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null,
       }),
-      showsY ? Plot.axisY(axis.ticks, { tickFormat: (y: number) => significant(y, 1), stroke: 'none', fill: theme.muted, label: null, tickPadding: 6 }) : null,
+      showsY ? Plot.axisY(axis.ticks, { text: (y: number) => significant(y, 1), stroke: 'none', fill: theme.muted, label: null, tickPadding: 6 }) : null,
       showsY && axis.floor !== null ? Plot.text(['≤ 0'], { x: xDomain[0], y: axis.floor, textAnchor: 'end', dx: -9, fill: theme.muted }) : null,
       Plot.text([facet.title], { frameAnchor: 'top-left', dy: -22, fontWeight: 600, fill: theme.ink }),
       Plot.text([kAxisLabel[view.x]], { frameAnchor: 'bottom-right', dy: 35, fill: theme.muted }),
@@ -216,7 +219,8 @@ export function drawDegradation(
   const used = new Map(fit?.points.map((p) => [p.row, p.predicted]) ?? []);
 
   const columns = Math.max(1, Math.min(facetValues.length, Math.floor(width / kNarrowestFacet)));
-  const inner = (width - kLeft + 14) / columns;
+  const inner = (width - kLeft + kInnerLeft) / columns;
+  const facetHeight = columns === 1 && facetValues.length > 1 ? kStackedFacetHeight : kFacetHeight;
   const parts = facetValues.map((value, i) => {
     const column = i % columns;
     const facetRows = shown.filter((row) => row[view.facet] === value);
@@ -226,12 +230,12 @@ export function drawDegradation(
       curvePoints: fit ? curves(fit, view, value, seriesValues, xDomain) : [],
       region: randomRegion(report, facetRows, x, xDomain),
     };
-    const size = { width: Math.floor(column === 0 ? inner + kLeft - 14 : inner), height: kFacetHeight };
+    const size = { width: Math.floor(column === 0 ? inner + kLeft - kInnerLeft : inner), height: facetHeight };
     return {
       svg: facetPlot(facet, view, axis, xDomain, distinctNumbers(rows.map((r) => r.bits)), color, used,
         used.size > 0, theme, size, column === 0),
-      x: column === 0 ? 0 : Math.floor(kLeft - 14 + column * inner),
-      y: Math.floor(i / columns) * (kFacetHeight + 6),
+      x: column === 0 ? 0 : Math.floor(kLeft - kInnerLeft + column * inner),
+      y: Math.floor(i / columns) * (facetHeight + kFacetGap),
     };
   });
 
@@ -248,7 +252,7 @@ export function drawDegradation(
     ...(axis.floor !== null ? [{ text: 'not positive', mark: 'below' } as LegendItem] : []),
     ...(rooms.some((room) => room > 0) ? [{ text: 'worse than random', mark: 'band', color: theme.danger } as LegendItem] : []),
   ];
-  const height = Math.ceil(facetValues.length / columns) * (kFacetHeight + 6);
+  const height = Math.ceil(facetValues.length / columns) * (facetHeight + kFacetGap);
   const positive = shown.filter((row) => row.qid > 0).length;
   return {
     svg: compose(parts, { width, height }, theme, legend),

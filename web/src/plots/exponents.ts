@@ -1,7 +1,7 @@
 // Exponents of all fits with their 95 % intervals, the paper's values beside them.
 import * as Plot from '@observablehq/plot';
 import type { Fit } from '../data';
-import { compose, draw, plotStyle, type Drawing, type LegendItem } from '../figure';
+import { compose, draw, plotStyle, textWidth, type Drawing, type LegendItem } from '../figure';
 import { parameterName, range, significant } from '../format';
 import { parameterInterval } from '../law';
 import type { Theme } from '../theme';
@@ -27,8 +27,15 @@ function labels(fits: readonly Fit[]): string[] {
 }
 
 const kRow = 26;
-const kLongestLabel = 34;
-const shorten = (text: string, most: number): string => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+const kNarrow = 620;
+const kWidestLabel = 260;
+const kLabelGap = 16;
+
+function shorten(text: string, width: number): string {
+  let short = text;
+  while (short.length > 1 && textWidth(short) > width) short = `${short.slice(0, -2)}…`;
+  return short;
+}
 
 export function drawExponents(fits: readonly Fit[], selected: Fit | null, width: number, theme: Theme): Drawing | string {
   const names = labels(fits);
@@ -43,10 +50,9 @@ export function drawExponents(fits: readonly Fit[], selected: Fit | null, width:
   });
   if (panels.length === 0) return 'No law was fitted, so there are no exponents to show.';
 
-  const longest = Math.min(kLongestLabel, Math.max(...names.map((n) => n.length)));
-  const isNarrow = width < 620;
-  const labelWidth = Math.min(isNarrow ? width * 0.42 : 240, longest * 6.7 + 14);
-  const mostLetters = Math.floor(labelWidth / 6.7);
+  const isNarrow = width < kNarrow;
+  const longest = Math.max(...names.map(textWidth));
+  const labelWidth = Math.min(isNarrow ? width * 0.42 : kWidestLabel, longest + kLabelGap);
   const columns = isNarrow ? 1 : panels.length;
   const inner = (width - labelWidth) / columns;
   const height = names.length * kRow + 62;
@@ -58,12 +64,12 @@ export function drawExponents(fits: readonly Fit[], selected: Fit | null, width:
       ...plotStyle(theme),
       width: Math.floor(inner + (showsY ? labelWidth : 0)),
       height,
-      marginLeft: showsY ? labelWidth : 8,
+      marginLeft: showsY ? labelWidth : 22,
       marginRight: 14,
       marginTop: 30,
       marginBottom: 32,
       x: { label: null, nice: true, axis: null, domain: extent(lines) },
-      y: { type: 'point', domain: names, padding: 0.6, label: null, axis: null },
+      y: { type: 'band', domain: names, padding: 0.1, label: null, axis: null },
       marks: [
         Plot.ruleX([0], { stroke: theme.muted }),
         Plot.gridX({ stroke: theme.rule, strokeOpacity: 1, ticks: 4 }),
@@ -72,7 +78,7 @@ export function drawExponents(fits: readonly Fit[], selected: Fit | null, width:
         Plot.tickX(lines.filter((l) => l.paper !== null), { x: 'paper', y: 'label', stroke: theme.categories[1]!, strokeWidth: 2.4, inset: 4 }),
         Plot.dot(lines, { x: 'value', y: 'label', fill: theme.accent, r: 4.2, stroke: theme.paper, strokeWidth: 1 }),
         Plot.axisX({ ticks: 4, stroke: theme.muted, fill: theme.muted, label: null, tickSize: 4 }),
-        showsY ? Plot.axisY({ stroke: 'none', fill: theme.ink, label: null, tickSize: 0, tickFormat: (n: string) => shorten(n, mostLetters) }) : null,
+        showsY ? Plot.axisY({ stroke: 'none', fill: theme.ink, label: null, tickSize: 0, tickFormat: (n: string) => shorten(n, labelWidth - kLabelGap + 1) }) : null,
         Plot.text([parameterName(name)], { frameAnchor: 'top-left', dy: -22, fontWeight: 600, fontSize: 14, fontStyle: 'italic' }),
         Plot.tip(lines, Plot.pointerY({
           x: 'value', y: 'label', fill: theme.paper, stroke: theme.muted, lineHeight: 1.25,

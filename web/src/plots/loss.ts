@@ -5,6 +5,7 @@ import { compose, draw, plotStyle, type Drawing, type LegendItem } from '../figu
 import { count, fixed } from '../format';
 import { predictLoss16 } from '../law';
 import { logColors, type Theme } from '../theme';
+import { kAspect } from './agreement';
 import { logDomain, logSpace, logTicks, spread } from './axes';
 
 interface Original {
@@ -24,7 +25,7 @@ export function originals(report: Report, dataset: string | null): Original[] {
   return [...seen.values()];
 }
 
-const kHeight = 320;
+const kTallest = 480;
 const kCurvePoints = 48;
 const kMostCurves = 7;
 
@@ -40,10 +41,11 @@ export function drawLoss(report: Report, fit: Fit | null, dataset: string | null
         return at && Number.isFinite(at.value) ? [{ N, D, ...at }] : [];
       }))
     : [];
+  const height = Math.min(kTallest, kAspect * width);
   const svg = draw({
     ...plotStyle(theme),
     width,
-    height: kHeight,
+    height,
     marginLeft: 52,
     marginRight: 18,
     marginTop: 26,
@@ -56,9 +58,9 @@ export function drawLoss(report: Report, fit: Fit | null, dataset: string | null
       Plot.areaY(curve.filter((p) => p.low !== null), { x: 'D', y1: 'low', y2: 'high', z: 'N', fill: (p: { N: number }) => color(p.N), fillOpacity: 0.13, clip: true }),
       Plot.line(curve, { x: 'D', y: 'value', z: 'N', stroke: (p: { N: number }) => color(p.N), strokeWidth: 1.6, clip: true }),
       Plot.dot(points, { x: 'D', y: 'loss16', fill: (p: Original) => color(p.N), r: 3.4, stroke: theme.paper, strokeWidth: 0.8 }),
-      Plot.axisX(logTicks(...domain, Math.floor(width / 60)), { tickFormat: (v: number) => count(v), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
+      Plot.axisX(logTicks(...domain, Math.floor(width / 60)), { text: (v: number) => count(v), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
       Plot.axisY({ ticks: 6, stroke: 'none', fill: theme.muted, label: null, tickPadding: 6 }),
-      Plot.text(['loss, nats per token'], { frameAnchor: 'top-left', dy: -20, dx: -44, fill: theme.muted }),
+      Plot.text(['loss, nats per token'], { frameAnchor: 'top-left', dy: -20, dx: -52, fill: theme.muted }),
       Plot.text(['training tokens D'], { frameAnchor: 'bottom-right', dy: 38, fill: theme.muted }),
       Plot.tip(points, Plot.pointer({
         x: 'D', y: 'loss16', fill: theme.paper, stroke: theme.muted, lineHeight: 1.25, maxRadius: 30,
@@ -69,10 +71,10 @@ export function drawLoss(report: Report, fit: Fit | null, dataset: string | null
   const legend: LegendItem[] = [
     { text: 'N' },
     ...sizes.map((N): LegendItem => ({ text: count(N), color: color(N), mark: 'dot' })),
-    ...(curve.length > 0 ? [{ text: `${fit!.form} law`, mark: 'line' } as LegendItem] : []),
+    ...(curve.length > 0 ? [{ text: fit!.name, mark: 'line' } as LegendItem] : []),
   ];
   return {
-    svg: compose([{ svg, x: 0, y: 0 }], { width, height: kHeight }, theme, legend),
+    svg: compose([{ svg, x: 0, y: 0 }], { width, height }, theme, legend),
     description: `${points.length} checkpoints of ${sizes.length} sizes.`,
   };
 }

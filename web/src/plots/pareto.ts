@@ -41,6 +41,7 @@ function byteTicks(low: number, high: number, most: number): number[] {
 }
 
 const kHeight = 400;
+const kCeiling = 1.25;
 const kOriginalName = '16-bit original';
 
 export function drawPareto(report: Report, dataset: string | null, lastOnly: boolean, width: number, theme: Theme): Drawing | string {
@@ -56,7 +57,7 @@ export function drawPareto(report: Report, dataset: string | null, lastOnly: boo
   // A few ruined models must not press all others against the axis; they are drawn at the top edge.
   const frontierTop = frontier[0]!.loss;
   const bottom = losses[0]!;
-  const ceiling = Math.min(losses.at(-1)!, bottom + 2.2 * Math.max(frontierTop - bottom, 0.25 * Math.abs(bottom), 0.05));
+  const ceiling = Math.min(losses.at(-1)!, bottom + kCeiling * Math.max(frontierTop - bottom, 0.25 * Math.abs(bottom), 0.05));
   const cut = rows.filter((row) => row.loss > ceiling);
   const pad = 0.06 * Math.max(ceiling - bottom, 1e-3);
   const text = (row: Sized) => [row.checkpoint || row.run, `${methodOf(row)}${isOriginal(row) ? '' : `, ${bitsText(row.bits)}`}`,
@@ -79,10 +80,10 @@ export function drawPareto(report: Report, dataset: string | null, lastOnly: boo
       Plot.dot(cut, { x: 'model_bytes', y: ceiling + pad * 0.6, stroke: colorOf, symbol: 'triangle', r: 2.6, strokeWidth: 1.2 }),
       Plot.line([...frontier, { ...frontier.at(-1)!, model_bytes: high }], { x: 'model_bytes', y: 'loss', curve: 'step-after', stroke: theme.ink, strokeOpacity: 0.75, strokeWidth: 1.4 }),
       Plot.dot(frontier, { x: 'model_bytes', y: 'loss', fill: colorOf, r: 5, stroke: theme.paper, strokeWidth: 1.4 }),
-      Plot.text(frontier, { x: 'model_bytes', y: 'loss', text: (row: Sized) => `${Number(row.bits.toPrecision(3))}`, dy: 14, dx: -1, fontSize: 11, fill: theme.ink, stroke: theme.paper, strokeWidth: 4 }),
-      Plot.axisX(byteTicks(low, high, Math.floor(width / 80)), { tickFormat: (v: number) => bytes(v), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
+      Plot.text(frontier.filter((row) => !isOriginal(row)), { x: 'model_bytes', y: 'loss', text: (row: Sized) => `${Number(row.bits.toPrecision(3))}`, dy: 14, dx: -1, fontSize: 11, fill: theme.ink, stroke: theme.paper, strokeWidth: 4 }),
+      Plot.axisX(byteTicks(low, high, Math.floor(width / 80)), { text: (v: number) => bytes(v), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
       Plot.axisY({ ticks: 6, stroke: 'none', fill: theme.muted, label: null, tickPadding: 6 }),
-      Plot.text(['loss, nats per token'], { frameAnchor: 'top-left', dy: -20, dx: -44, fill: theme.muted }),
+      Plot.text(['loss, nats per token'], { frameAnchor: 'top-left', dy: -20, dx: -52, fill: theme.muted }),
       Plot.text(['stored size of the whole model'], { frameAnchor: 'bottom-right', dy: 38, fill: theme.muted }),
       Plot.tip(rows, Plot.pointer({
         x: 'model_bytes', y: (row: Sized) => Math.min(row.loss, ceiling + pad * 0.6), title: text, fill: theme.paper,
@@ -94,6 +95,7 @@ export function drawPareto(report: Report, dataset: string | null, lastOnly: boo
     ...methods.map((method, i): LegendItem => ({ text: method, color: categoryColor(theme, i), mark: 'dot' })),
     ...(rows.some(isOriginal) ? [{ text: kOriginalName, color: theme.muted, mark: 'dot' } as LegendItem] : []),
     { text: 'frontier, with nominal bits', color: theme.ink, mark: 'line' },
+    ...(cut.length > 0 ? [{ text: 'loss above the plot', mark: 'above' } as LegendItem] : []),
   ];
   return {
     svg: compose([{ svg, x: 0, y: 0 }], { width, height: kHeight }, theme, legend),

@@ -1,0 +1,193 @@
+#include "fewbit/model/checkpoint.h"
+
+#include <algorithm>
+
+#include "fewbit/base/error.h"
+#include "fewbit/base/file.h"
+#include "fewbit/base/json.h"
+#include "fewbit/io/gguf.h"
+#include "fewbit/io/safetensors.h"
+#include "fewbit/model/architectures.h"
+#include "fewbit/model/containers.h"
+#include "fewbit/model/gguf_config.h"
+
+namespace fewbit {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kConfigName = "config.json";
+constexpr const char* kTrainingName = "training.json";
+constexpr size_t kMaxConfigBytes = size_t{64} << 20;
+constexpr std::string_view kGgufMagic = "GGUF";
+
+Json read_json(const fs::path& path) {
+  return parse_json(read_text_file(path, kMaxConfigBytes), path.string());
+}
+
+// The hash of a checkpoint covers a sample of each tensor: pieces at equal distances, so that a
+// large file costs no more than a small one.
+constexpr size_t kHashedPieces = 16, kPieceBytes = 256;
+
+std::string content_hash(std::string_view config, const TensorContainer& container) {
+  std::string text(config);
+  for (const std::string& name : container.names()) {
+    const TensorInfo info = container.info(name);
+    text += fmt::format("\n{} {} [{}]", name, info.stored_type, fmt::join(info.shape, ","));
+    const std::string_view bytes = as_text(container.bytes(name));
+    const size_t step = std::max<size_t>(kPieceBytes, bytes.size() / kHashedPieces);
+    for (size_t at = 0; at < bytes.size(); at += step) text += bytes.substr(at, kPieceBytes);
+  }
+  return sha256_hex(text);
+}
+
+uint64_t stored_bytes(const TensorContainer& container) {
+  uint64_t sum = 0;
+  for (const std::string& name : container.names()) sum += container.info(name).stored_bytes;
+  return sum;
+}
+
+void finish(Checkpoint& checkpoint, std::string_view config,
+            const std::shared_ptr<const TensorContainer>& container,
+            std::vector<TensorBinding> bindings) {
+  checkpoint.tensors = bind_tensors(container, std::move(bindings));
+  checkpoint.hash = content_hash(config, *container);
+  checkpoint.tensor_bytes = stored_bytes(*container);
+}
+
+// The first of the family's prefixes under which the file has the embedding.
+std::vector<TensorBinding> find_hf_bindings(const ModelSpec& spec,
+                                            const TensorContainer& container) {
+  std::string tried;
+  for (const NamePrefix& prefix : hf_name_prefixes(spec.architecture)) {
+    std::vector<TensorBinding> bindings = hf_bindings(spec, prefix);
+    if (container.contains(bindings[0].stored)) return bindings;
+    if (!tried.empty()) tried += ", ";
+    tried += bindings[0].stored;
+  }
+  fail("{}: tensor {} is missing", container.what(), tried);
+}
+
+std::vector<SafetensorsFile> open_shards(const fs::path& directory) {
+  std::vector<SafetensorsFile> shards;
+  const fs::path index = directory / "model.safetensors.index.json";
+  if (!fs::exists(index)) {
+    shards.push_back(SafetensorsFile::open(directory / "model.safetensors"));
+    return shards;
+  }
+  return shards;
+}
+
+Checkpoint open_directory(const fs::path& path) {
+  const fs::path config_path = path / kConfigName;
+  require(fs::is_regular_file(config_path), "{}: the directory has no {}", path.string(),
+          kConfigName);
+  const std::string config_text = read_text_file(config_path, kMaxConfigBytes);
+  const Json config = parse_json(config_text, config_path.string());
+  Json generation = Json::object();
+  if (fs::exists(path / "generation_config.json")) {
+    generation = read_json(path / "generation_config.json");
+  }
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  checkpoint.kind = CheckpointKind::hf;
+  checkpoint.spec =
+      with_context(config_path.string(), [&] { return parse_hf_config(config, generation); });
+  const auto container = safetensors_container(open_shards(path), path.string());
+  finish(checkpoint, config_text, container, find_hf_bindings(checkpoint.spec, *container));
+  if (fs::exists(path / "tokenizer.json")) {
+    checkpoint.tokenizer.tokenizer_json = path / "tokenizer.json";
+  }
+  if (fs::exists(path / kTrainingName)) {
+    checkpoint.training = read_training_record(path / kTrainingName);
+  }
+  return checkpoint;
+}
+
+Checkpoint open_gguf(const fs::path& path) {
+  GgufFile file = GgufFile::open(path);
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  checkpoint.kind = CheckpointKind::gguf;
+  checkpoint.spec = parse_gguf_spec(file);
+  std::string metadata;
+  for (const GgufValue& value : file.values()) {
+    // Long arrays are vocabularies: their size tells enough here.
+    constexpr size_t kHashedValueBytes = 4096;
+    metadata += fmt::format("{} {} ", value.key, value.type_text());
+    metadata += as_text(value.bytes).substr(0, kHashedValueBytes);
+  }
+  const auto container = gguf_container(file);
+  finish(checkpoint, metadata, container, gguf_bindings(checkpoint.spec));
+  if (file.string_or("tokenizer.ggml.model", "no_vocab") != "no_vocab") {
+    checkpoint.tokenizer.gguf = std::make_shared<GgufFile>(std::move(file));
+  }
+  return checkpoint;
+}
+
+bool has_gguf_magic(const fs::path& path) {
+  const MappedFile file = MappedFile::open(path);
+  return as_text(file.bytes()).substr(0, kGgufMagic.size()) == kGgufMagic;
+}
+
+template <class T>
+void read_optional(const Json& json, const char* key, std::optional<T>& value) {
+  if (json.contains(key) && !json.at(key).is_null()) value = json_get<T>(json, key);
+}
+
+}  // namespace
+
+std::string_view checkpoint_kind_name(CheckpointKind kind) {
+  switch (kind) {
+    case CheckpointKind::hf:
+      return "hf";
+    case CheckpointKind::gguf:
+      return "gguf";
+    case CheckpointKind::llama2c:
+      return "llama2c";
+    case CheckpointKind::fewbit:
+      return "fewbit";
+  }
+  throw std::logic_error("an unknown checkpoint kind");
+}
+
+TrainingRecord read_training_record(const fs::path& path) {
+  const Json json = read_json(path);
+  return with_context(path.string(), [&] {
+    TrainingRecord record;
+    record.run = json_get_or<std::string>(json, "run", "");
+    read_optional(json, "params", record.params);
+    read_optional(json, "tokens", record.tokens);
+    read_optional(json, "step", record.step);
+    read_optional(json, "batch_tokens", record.batch_tokens);
+    read_optional(json, "learning_rate", record.learning_rate);
+    read_optional(json, "schedule", record.schedule);
+    read_optional(json, "seed", record.seed);
+    return record;
+  });
+}
+
+void write_training_record(const fs::path& path, const TrainingRecord& record) {
+  Json json = {{"run", record.run}};
+  const auto add = [&](const char* key, const auto& value) {
+    if (value) json[key] = *value;
+  };
+  add("params", record.params);
+  add("tokens", record.tokens);
+  add("step", record.step);
+  add("batch_tokens", record.batch_tokens);
+  add("learning_rate", record.learning_rate);
+  add("schedule", record.schedule);
+  add("seed", record.seed);
+  write_file_atomically(path, json.dump(1) + "\n");
+}
+
+Checkpoint open_checkpoint(const fs::path& path) {
+  require(fs::exists(path), "{}: no such file or directory", path.string());
+  if (fs::is_directory(path)) return open_directory(path);
+  if (has_gguf_magic(path)) return open_gguf(path);
+  fail("{}: is no model (a directory with {}, a GGUF file, or a llama2.c file)", path.string(),
+       kConfigName);
+}
+
+}  // namespace fewbit
