@@ -123,11 +123,6 @@ void tidy_models(const StudyStore& store, bool keep_models) {
 
 }  // namespace
 
-std::filesystem::path model_directory(const StudyStore& store, const std::string& quantize_key) {
-  // Half of the hash tells models apart and keeps paths short.
-  return store.directory() / "models" / quantize_key.substr(0, 32);
-}
-
 std::map<JobState, size_t> run_study(const StudyPlan& plan, StudyStore& store,
                                      const StudyOptions& options) {
   const std::vector<Job> jobs = plan_jobs(plan);

@@ -19,7 +19,4 @@ struct StudyOptions {
 std::map<JobState, size_t> run_study(const StudyPlan& plan, StudyStore& store,
                                      const StudyOptions& options);
 
-// Where the quantized model of a job stands.
-std::filesystem::path model_directory(const StudyStore& store, const std::string& quantize_key);
-
 }  // namespace fewbit
