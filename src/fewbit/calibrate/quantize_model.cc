@@ -3,6 +3,8 @@
 #include "fewbit/base/error.h"
 #include "fewbit/base/progress.h"
 #include "fewbit/base/random.h"
+#include "fewbit/io/gguf_metadata.h"
+#include "fewbit/model/write_checkpoint.h"
 
 namespace fewbit {
 
@@ -73,6 +75,21 @@ Json to_json(const QuantizedModel& model) {
           {"calibration_tokens", model.calibration_tokens},
           {"seconds", model.seconds},
           {"layers", std::move(layers)}};
+}
+
+void write_quantized_model(const std::filesystem::path& directory, bool replace,
+                           const Checkpoint& checkpoint, const QuantizedModel& model,
+                           const Json& report) {
+  WriteOptions options;
+  options.dtype = WriteDtype::exact;
+  options.replace = replace;
+  options.training = checkpoint.training;
+  options.copied_files = companion_files(checkpoint);
+  options.texts["quantization.json"] = report.dump(1) + "\n";
+  if (checkpoint.tokenizer.gguf) {
+    options.texts[kGgufTokenizerName] = gguf_metadata_bytes(*checkpoint.tokenizer.gguf);
+  }
+  write_fewbit_checkpoint(directory, model.spec, *checkpoint.tensors, model.layers, options);
 }
 
 at::Tensor sample_windows(std::span<const int32_t> tokens, size_t count, size_t length,

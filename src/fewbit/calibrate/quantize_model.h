@@ -39,6 +39,13 @@ ParameterMap dequantized_parameters(const Decoder& decoder, const QuantizedModel
 // Totals and layers, for --json and the recipe's report.
 Json to_json(const QuantizedModel& model);
 
+// Writes the model as a fewbit directory: packed codes, everything else as the checkpoint has it,
+// the tokenizer (a GGUF file's vocabulary becomes tokenizer.gguf), the training record, and
+// quantization.json = `report`. Opened again it computes the same logits to the bit.
+void write_quantized_model(const std::filesystem::path& directory, bool replace,
+                           const Checkpoint& checkpoint, const QuantizedModel& model,
+                           const Json& report);
+
 // `count` windows of `length` tokens at random offsets of `tokens`, the same for the same seed.
 // A text shorter than one window gives one window of the whole text; Error below 2 tokens.
 at::Tensor sample_windows(std::span<const int32_t> tokens, size_t count, size_t length,

@@ -9,7 +9,6 @@
 #include "fewbit/cli/verbs.h"
 #include "fewbit/methods/registry.h"
 #include "fewbit/model/model_text.h"
-#include "fewbit/model/quantized_directory.h"
 
 namespace fewbit::cli {
 namespace {
@@ -71,8 +70,7 @@ void run(const QuantizeArguments& arguments) {
   report["seed"] = arguments.seed;
   report["fewbit_version"] = kVersion;
   report["threads"] = thread_count();
-  write_quantized_directory(arguments.output, arguments.force, checkpoint, model.layers,
-                            {{"recipe", recipe.text()}, {"report", report}});
+  write_quantized_model(arguments.output, arguments.force, checkpoint, model, report);
   const Checkpoint written = open_checkpoint(arguments.output);
   report["file_bytes"] = written.file_bytes;
   report["peak_bytes"] = peak_resident_bytes();

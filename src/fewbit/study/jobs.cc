@@ -13,7 +13,6 @@
 #include "fewbit/methods/registry.h"
 #include "fewbit/model/checkpoint.h"
 #include "fewbit/model/model_text.h"
-#include "fewbit/model/quantized_directory.h"
 #include "fewbit/network/torch_language_model.h"
 
 namespace fewbit {
@@ -137,8 +136,8 @@ JobResult run_quantize(const Job& job, const StudyStore& store) {
       checkpoint, passes, calibration_set(checkpoint, job.spec), {.show_progress = false});
   const auto directory = model_directory(store, job.key);
   std::filesystem::create_directories(directory.parent_path());
-  write_quantized_directory(directory, /*replace=*/true, checkpoint, model.layers,
-                            {{"recipe", recipe.text()}, {"report", to_json(model)}});
+  write_quantized_model(directory, /*replace=*/true, checkpoint, model,
+                        {{"recipe", recipe.text()}, {"report", to_json(model)}});
   Json row = provenance(job);
   row["bpw"] = model.bits_per_weight();
   row["quantized_weights"] = model.quantized_weights();
