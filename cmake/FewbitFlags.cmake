@@ -25,6 +25,11 @@ if(FEWBIT_SANITIZE)
                       -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${FEWBIT_SANITIZE})
 endif()
+if(FEWBIT_FUZZ)
+  # Coverage of the libraries guides the fuzzers; their own main comes with tests/fuzz.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_compile_definitions(_GLIBCXX_ASSERTIONS)
+endif()
 
 find_program(FEWBIT_CCACHE ccache)
 if(FEWBIT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)

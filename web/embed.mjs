@@ -25,7 +25,12 @@ function constant(name, bytes) {
   for (let i = 0; i < bytes.length; i += kLineBytes) {
     lines.push(`    "${[...bytes.subarray(i, i + kLineBytes)].map(escaped).join('')}"`);
   }
-  return `inline constexpr std::string_view ${name} =\n${lines.join('\n') || '    ""'};\n`;
+  // An array with its size: a string_view of the bare literal would count letters at compile time,
+  // beyond what compilers allow.
+  return (
+    `constexpr char ${name}Bytes[] =\n${lines.join('\n') || '    ""'};\n` +
+    `constexpr std::string_view ${name}(${name}Bytes, sizeof(${name}Bytes) - 1);\n`
+  );
 }
 
 writeFileSync(

@@ -30,14 +30,20 @@ export function s(tag: string, attributes: Attributes = {}, ...children: Child[]
 let nextId = 0;
 export const freshId = (prefix: string): string => `${prefix}-${++nextId}`;
 
+// A control beside its label.
+export function labelled(label: string, control: HTMLInputElement | HTMLSelectElement, kind = ''): HTMLDivElement {
+  control.id ||= freshId('control');
+  return h('div', { class: `control ${kind}`.trim() }, h('label', { for: control.id }, label), control);
+}
+
 // A labelled <select>. `options` are value and text; `onChange` gets the value chosen.
 export function select(
   label: string, options: readonly (readonly [string, string])[], value: string,
   onChange: (value: string) => void,
-): HTMLLabelElement {
+): HTMLDivElement {
   const control = h('select', {}, ...options.map(([v, text]) => h('option', { value: v, selected: v === value }, text)));
   control.addEventListener('change', () => onChange(control.value));
-  return h('label', { class: 'control' }, h('span', {}, label), control);
+  return labelled(label, control);
 }
 
 // Hands `text` to the reader as a file.

@@ -102,7 +102,7 @@ function toolbar(report: Report, state: State, changed: () => void): HTMLElement
     const schedules = strings('schedule');
     const name = (fit: Fit) => String(report.fits.indexOf(fit));
     // Rendering replaces the control that the reader is using; its successor gets the focus back.
-    const labelOf = (element: Element | null) => element?.closest('label')?.firstElementChild?.textContent;
+    const labelOf = (element: Element | null) => element?.closest('.control')?.querySelector('label')?.textContent;
     const focused = bar.contains(document.activeElement) ? labelOf(document.activeElement) : null;
     bar.replaceChildren(...[
       methods.length > 1 ? select('Method', pairs(methods), state.method ?? '', (v) => { state.method = v; refit(); }) : null,
@@ -112,7 +112,7 @@ function toolbar(report: Report, state: State, changed: () => void): HTMLElement
       bits.length > 1 ? select('Bits', [['', 'all'], ...bits.map((b) => [String(b), bitsText(b)] as const)], state.onlyBits === null ? '' : String(state.onlyBits), (v) => { state.onlyBits = v === '' ? null : Number(v); changed(); }) : null,
       groups.length > 1 ? select('Group', [['', 'all'], ...groups.map((g) => [String(g), String(g)] as const)], state.group_size === null ? '' : String(state.group_size), (v) => { state.group_size = v === '' ? null : Number(v); changed(); }) : null,
       schedules.length > 1 ? select('Schedule', [['', 'all'], ...pairs(schedules)], state.schedule ?? '', (v) => { state.schedule = v === '' ? null : v; changed(); }) : null,
-    ].filter((e): e is HTMLLabelElement => e !== null));
+    ].filter((e): e is HTMLDivElement => e !== null));
     if (focused) [...bar.querySelectorAll('select')].find((control) => labelOf(control) === focused)?.focus();
     bar.hidden = bar.childElementCount === 0;
   };

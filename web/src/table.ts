@@ -1,7 +1,7 @@
 // All rows: sortable, filterable, downloadable.
 import { filterRows, kColumns, sortRows, toCsv, type Column, type Order } from './columns';
 import { distinct, distinctNumbers, type Report, type Row } from './data';
-import { download, freshId, h, select } from './dom';
+import { download, freshId, h, labelled, select } from './dom';
 import { count } from './format';
 
 const kPage = 60;
@@ -95,14 +95,14 @@ export function buildTable(report: Report): HTMLElement {
   const datasets = distinct(report.rows.map((row) => row.dataset).filter((d): d is string => d !== null)).sort();
   const any = ['', 'all'] as const;
   const controls = h('div', { class: 'controls' },
-    h('label', { class: 'control grow' }, h('span', {}, 'Find'), search),
+    labelled('Find', search, 'grow'),
     methods.length > 1
       ? select('Method', [any, ...methods.map((m) => [m, m] as const)], method, (v) => { method = v; reset(); }) : null,
     bitWidths.length > 1
       ? select('Bits', [any, ...bitWidths.map((b) => [String(b), String(b)] as const)], bits, (v) => { bits = v; reset(); }) : null,
     datasets.length > 1
       ? select('Data', [any, ...datasets.map((d) => [d, d] as const)], dataset, (v) => { dataset = v; reset(); }) : null,
-    h('label', { class: 'control check' }, everything, h('span', {}, 'All columns')),
+    labelled('All columns', everything, 'check'),
     csv,
   );
   render();

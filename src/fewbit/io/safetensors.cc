@@ -231,7 +231,9 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, std::st
   SafetensorsFile result;
   std::vector<Entry> entries;
   entries.reserve(header.size());
-  for (const auto& [name, value] : header.items()) {
+  for (const auto& item : header.items()) {
+    const std::string& name = item.key();
+    const Json& value = item.value();
     if (name == kMetadataKey) {
       require(value.is_object(), "{}: {} is not an object", what, kMetadataKey);
       for (const auto& [key, text_value] : value.items()) {
