@@ -72,7 +72,7 @@ function header(report: Report): HTMLElement {
     h('div', { class: 'page-title' },
       h('h1', {}, report.title),
       h('p', { class: 'meta' },
-        [`${report.rows.length} rows from ${models} checkpoint${models === 1 ? '' : 's'}`, when, `fewbit ${report.fewbit_version}`].join(' · '))),
+        [`${report.rows.length} row${report.rows.length === 1 ? '' : 's'} from ${models} checkpoint${models === 1 ? '' : 's'}`, when, `fewbit ${report.fewbit_version}`].join(' · '))),
     h('nav', { 'aria-label': 'Sections' },
       ...links.map(([id, text]) => h('a', { href: `#${id}` }, text!)), themeButton()),
   );

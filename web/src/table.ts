@@ -2,7 +2,6 @@
 import { filterRows, kColumns, sortRows, toCsv, type Column, type Order } from './columns';
 import { distinct, distinctNumbers, type Report, type Row } from './data';
 import { download, freshId, h, labelled, select } from './dom';
-import { count } from './format';
 
 const kPage = 60;
 
@@ -64,7 +63,7 @@ export function buildTable(report: Report): HTMLElement {
       ),
     );
     status.textContent = rows.length === 0 ? 'No row matches.'
-      : `${Math.min(shown, rows.length)} of ${rows.length} rows shown` +
+      : `${Math.min(shown, rows.length)} of ${rows.length} row${rows.length === 1 ? '' : 's'} shown` +
         (rows.length < report.rows.length ? `, ${report.rows.length} in all` : '');
     more.hidden = shown >= rows.length;
   };
@@ -108,7 +107,7 @@ export function buildTable(report: Report): HTMLElement {
   render();
   return h('div', { class: 'table-block' },
     controls,
-    h('div', { class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': `Table of ${count(report.rows.length)} rows` },
+    h('div', { class: 'table-scroll', tabindex: 0, role: 'region', 'aria-label': 'Measurements' },
       h('table', { 'aria-describedby': statusId }, h('thead', {}, head), body)),
     h('div', { class: 'table-foot' }, status, more),
   );

@@ -58,6 +58,7 @@ const kNarrowestFacet = 210;
 const kFacetHeight = 270;
 const kStackedFacetHeight = 220;
 const kFacetGap = 6;
+const kFlooredStep = 7;
 const kLeft = 52;
 const kInnerLeft = 14;
 
@@ -123,6 +124,19 @@ function rowTitle(row: Measured, predicted: number | undefined): string {
   ].filter(Boolean).join('\n');
 }
 
+// Values that are not positive share one height: those that share x too stand side by side.
+// Returns the first of every x, the second of every x, and so on.
+function byPlaceInQueue(rows: readonly Measured[], x: Variable): Measured[][] {
+  const queues: Measured[][] = [];
+  const taken = new Map<number, number>();
+  for (const row of rows) {
+    const place = taken.get(row[x]) ?? 0;
+    taken.set(row[x], place + 1);
+    (queues[place] ??= []).push(row);
+  }
+  return queues;
+}
+
 interface Facet {
   rows: Measured[];
   title: string;
@@ -181,10 +195,10 @@ function facetPlot(
       Plot.dot(positive.filter((row) => !isUsed(row)), {
         x: view.x, y: at, fill: theme.paper, stroke, strokeWidth: 1.3, r: 3,
       }),
-      axis.floor === null ? null : Plot.dot(floored, {
-        x: view.x, y: () => axis.floor, stroke, fill: theme.paper, strokeWidth: 1.3, r: 3.2,
-        symbol: 'triangle', rotate: 180,
-      }),
+      ...byPlaceInQueue(floored, view.x).map((queue, place, all) => Plot.dot(queue, {
+        x: view.x, y: () => axis.floor, dx: kFlooredStep * (place - (all.length - 1) / 2),
+        stroke, fill: theme.paper, strokeWidth: 1.3, r: 3.2, symbol: 'triangle', rotate: 180,
+      })),
       Plot.axisX(xTicks, {
         text: (x: number) => show(view.x, x), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null,
       }),

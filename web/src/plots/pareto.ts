@@ -42,6 +42,7 @@ function byteTicks(low: number, high: number, most: number): number[] {
 
 const kHeight = 400;
 const kCeiling = 1.25;
+const kLeastSpan = 0.5;
 const kOriginalName = '16-bit original';
 
 export function drawPareto(report: Report, dataset: string | null, lastOnly: boolean, width: number, theme: Theme): Drawing | string {
@@ -59,7 +60,7 @@ export function drawPareto(report: Report, dataset: string | null, lastOnly: boo
   const bottom = losses[0]!;
   const ceiling = Math.min(losses.at(-1)!, bottom + kCeiling * Math.max(frontierTop - bottom, 0.25 * Math.abs(bottom), 0.05));
   const cut = rows.filter((row) => row.loss > ceiling);
-  const pad = 0.06 * Math.max(ceiling - bottom, 1e-3);
+  const pad = 0.06 * Math.max(ceiling - bottom, kLeastSpan * Math.abs(bottom), 1e-3);
   const text = (row: Sized) => [row.checkpoint || row.run, `${methodOf(row)}${isOriginal(row) ? '' : `, ${bitsText(row.bits)}`}`,
     `N ${count(row.N)}   D ${count(row.D)}`, `${bytes(row.model_bytes)}${row.bpw === null ? '' : `, ${significant(row.bpw)} bits per weight`}`,
     `loss ${fixed(row.loss, 4)}`].join('\n');
