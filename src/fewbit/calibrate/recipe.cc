@@ -117,21 +117,21 @@ Recipe Recipe::from_toml(const toml::table& table, std::string_view where) {
       require(!table.contains("pass"), "either 'recipe' or [[pass]] tables, not both");
       recipe = parse(*line);
     } else {
-      const toml::array* passes = table["pass"].as_array();
-      require(passes && !passes->empty() && passes->is_array_of_tables(),
+      const toml::array* tables = table["pass"].as_array();
+      require(tables && !tables->empty() && tables->is_array_of_tables(),
               "at least one [[pass]] table, or recipe = \"...\", is expected");
-      require(passes->size() <= kMaxPasses, "more than {} passes", kMaxPasses);
-      for (size_t i = 0; i < passes->size(); ++i) {
+      require(tables->size() <= kMaxPasses, "more than {} passes", kMaxPasses);
+      for (size_t i = 0; i < tables->size(); ++i) {
         recipe.passes.push_back(with_context(fmt::format("pass {}", i + 1), [&] {
-          return pass_from_toml(*passes->get_as<toml::table>(i));
+          return pass_from_toml(*tables->get_as<toml::table>(i));
         }));
       }
       recipe.name = recipe.text();
     }
     if (table.contains("name")) {
-      const auto name = table["name"].value_exact<std::string>();
-      require(name && !name->empty(), "key 'name': a text is expected");
-      recipe.name = *name;
+      const auto given = table["name"].value_exact<std::string>();
+      require(given && !given->empty(), "key 'name': a text is expected");
+      recipe.name = *given;
     }
     return recipe;
   });

@@ -40,12 +40,13 @@ struct StudyPlan {
   bool divergence = true;    // KL and top-1 agreement: the reference runs beside every model.
   bool keep_models = false;  // Keep the quantized directories.
   size_t batch_tokens = 8192;
-  // Laws that the report fits; empty: the unified QiD form per method and dataset.
   std::string text;  // The file as it was.
 
   // Relative paths are relative to the file. Patterns may hold '*' in any path component. Errors
   // name file and key; a pattern without a match is one.
   static StudyPlan read(const std::filesystem::path& path);
+  // The same for the text of a file that would stand at `path`.
+  static StudyPlan parse(std::string text, const std::filesystem::path& path);
 };
 
 // The jobs of a plan. Opens every checkpoint (headers only) to hash it and to check every recipe
