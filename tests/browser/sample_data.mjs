@@ -191,7 +191,8 @@ export const kVariants = {
   },
   'bare-rows': () => ({
     ...empty(sampleReport()),
-    rows: [{ checkpoint: 'c', run: 'r', N: 1e6, D: 1e8, method: 'rtn', bits: 3 }, { checkpoint: 'c', run: 'r', N: 1e6, D: 1e8, method: 'rtn', bits: 4, qid: 0 }],
+    rows: [{ checkpoint: 'c', run: 'r', N: 1e6, D: 1e8, method: 'rtn', bits: 3 }, { checkpoint: 'c', run: 'r', N: 1e6, D: 1e8, method: 'rtn', bits: 4, qid: 0 },
+      { checkpoint: 'd', run: 'r', N: null, D: null, method: 'rtn', bits: null, status: 'failed', error: 'no such file' }],
   }),
   'unknown-form': () => {
     const report = sampleReport();

@@ -31,7 +31,7 @@ export const kColumns: readonly Column[] = [
   text('schedule', 'Schedule', 'learning-rate schedule'),
   text('method', 'Method', 'quantization method', true),
   text('recipe', 'Recipe', 'the full recipe'),
-  number('bits', 'Bits', 'nominal bits P', (row) => String(Number(row.bits.toPrecision(3))), true),
+  number('bits', 'Bits', 'nominal bits P', (row) => count(row.bits), true),
   number('group_size', 'Group', 'weights that share one scale', (row) => String(row.group_size ?? '–')),
   number('bpw', 'bpw', 'stored bits per weight, all overhead included', (row) => significant(row.bpw, 4), true),
   number('model_bytes', 'Size', 'bytes of the whole stored model', (row) => bytes(row.model_bytes), true),
@@ -47,6 +47,7 @@ export const kColumns: readonly Column[] = [
   number('wall_seconds', 'Time', 'wall time of the job', (row) => duration(row.wall_seconds)),
   number('peak_bytes', 'Peak memory', 'peak resident memory of the job', (row) => bytes(row.peak_bytes)),
   text('status', 'Status', 'state of the job'),
+  text('error', 'Error', 'why the job failed'),
 ];
 
 export interface Order {
@@ -73,7 +74,7 @@ export function filterRows(rows: readonly Row[], query: string): Row[] {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   if (words.length === 0) return [...rows];
   return rows.filter((row) => {
-    const all = [row.checkpoint, row.run, row.method, row.recipe, row.schedule, row.dataset, row.status]
+    const all = [row.checkpoint, row.run, row.method, row.recipe, row.schedule, row.dataset, row.status, row.error]
       .join('\n')
       .toLowerCase();
     return words.every((word) => all.includes(word));

@@ -5,6 +5,7 @@ export const kSchema = 1;
 export interface Row {
   checkpoint: string;
   run: string;
+  // NaN where the job has no result; so too bits.
   N: number;
   D: number;
   seed: number | null;
@@ -28,6 +29,7 @@ export interface Row {
   wall_seconds: number | null;
   peak_bytes: number | null;
   status: string | null;
+  error: string | null;
 }
 
 export interface Parameter {
@@ -73,11 +75,12 @@ const kNumbers = [
   'seed', 'lr', 'group_size', 'bpw', 'model_bytes', 'loss16', 'loss', 'qid', 'qid_se', 'kl',
   'kl_se', 'top1_agreement', 'perplexity', 'wall_seconds', 'peak_bytes',
 ] as const;
-const kStrings = ['schedule', 'recipe', 'dataset', 'status'] as const;
+const kStrings = ['schedule', 'recipe', 'dataset', 'status', 'error'] as const;
 
 export const isNumber = (value: unknown): value is number =>
   typeof value === 'number' && Number.isFinite(value);
 const numberOrNull = (value: unknown): number | null => (isNumber(value) ? value : null);
+const numberOrNaN = (value: unknown): number => (isNumber(value) ? value : NaN);
 const stringOrNull = (value: unknown): string | null =>
   value === null || value === undefined || value === '' ? null : String(value);
 const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
@@ -90,9 +93,9 @@ function readRow(value: unknown): Row {
     checkpoint: String(source.checkpoint ?? ''),
     run: String(source.run ?? ''),
     method: String(source.method ?? ''),
-    N: Number(source.N),
-    D: Number(source.D),
-    bits: Number(source.bits),
+    N: numberOrNaN(source.N),
+    D: numberOrNaN(source.D),
+    bits: numberOrNaN(source.bits),
   };
   for (const key of kNumbers) row[key] = numberOrNull(source[key]);
   for (const key of kStrings) row[key] = stringOrNull(source[key]);

@@ -137,7 +137,7 @@ export function compose(
   theme: Theme,
   legend: readonly (LegendItem | 'break')[] = [],
 ): SVGSVGElement {
-  const root = s('svg', { width: size.width, 'font-family': kFont, 'font-size': 12, color: theme.ink, fill: theme.ink }) as SVGSVGElement;
+  const root = s('svg', { width: size.width, 'font-family': kFont, 'font-size': 12, color: theme.ink, fill: theme.ink, overflow: 'visible' }) as SVGSVGElement;
   let x = 0;
   let y = kLegendRow / 2;
   for (const item of legend) {

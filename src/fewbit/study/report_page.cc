@@ -20,7 +20,8 @@ const Json& array_at(const Json& object, const char* key) {
 void check_row(const Json& row) {
   for (const char* key : {"checkpoint", "run", "method"}) json_get<std::string>(row, key);
   for (const char* key : {"N", "D", "bits"}) {
-    require(row.contains(key) && row[key].is_number(), "key '{}' must be a number", key);
+    require(row.contains(key) && (row[key].is_number() || row[key].is_null()),
+            "key '{}' must be a number or null", key);
   }
 }
 

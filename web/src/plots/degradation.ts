@@ -59,7 +59,7 @@ const kFacetHeight = 270;
 const kStackedFacetHeight = 220;
 const kFacetGap = 6;
 const kFlooredStep = 7;
-const kLeft = 52;
+const kLeft = 58;
 const kInnerLeft = 14;
 
 const show = (variable: Variable, value: number): string =>

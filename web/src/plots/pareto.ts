@@ -81,7 +81,7 @@ export function drawPareto(report: Report, dataset: string | null, lastOnly: boo
       Plot.dot(cut, { x: 'model_bytes', y: ceiling + pad * 0.6, stroke: colorOf, symbol: 'triangle', r: 2.6, strokeWidth: 1.2 }),
       Plot.line([...frontier, { ...frontier.at(-1)!, model_bytes: high }], { x: 'model_bytes', y: 'loss', curve: 'step-after', stroke: theme.ink, strokeOpacity: 0.75, strokeWidth: 1.4 }),
       Plot.dot(frontier, { x: 'model_bytes', y: 'loss', fill: colorOf, r: 5, stroke: theme.paper, strokeWidth: 1.4 }),
-      Plot.text(frontier.filter((row) => !isOriginal(row)), { x: 'model_bytes', y: 'loss', text: (row: Sized) => `${Number(row.bits.toPrecision(3))}`, dy: 14, dx: -1, fontSize: 11, fill: theme.ink, stroke: theme.paper, strokeWidth: 4 }),
+      Plot.text(frontier.filter((row) => !isOriginal(row)), { x: 'model_bytes', y: 'loss', text: (row: Sized) => count(row.bits), dy: 14, dx: -1, fontSize: 11, fill: theme.ink, stroke: theme.paper, strokeWidth: 4 }),
       Plot.axisX(byteTicks(low, high, Math.floor(width / 80)), { text: (v: number) => bytes(v), stroke: theme.muted, fill: theme.muted, tickSize: 4, label: null }),
       Plot.axisY({ ticks: 6, stroke: 'none', fill: theme.muted, label: null, tickPadding: 6 }),
       Plot.text(['loss, nats per token'], { frameAnchor: 'top-left', dy: -20, dx: -52, fill: theme.muted }),
