@@ -33,6 +33,9 @@ struct NamedTensor {
 
 // The tensor of that name, or null.
 using TensorFinder = std::function<const TensorView*(std::string_view name)>;
+// Error unless the tensor is there with this type and shape and as many bytes as they need.
+const TensorView& find_checked(const TensorFinder& find, const std::string& name, Dtype dtype,
+                               const std::vector<size_t>& shape);
 
 // [rows, cols] codes of `bits` bits.
 struct CodeMatrix {
@@ -70,7 +73,7 @@ struct UniformPlane {
   StoredFloats real_zeros;  // [rows, groups()] if real, otherwise empty
 
   UniformPlane() = default;
-  // All codes, scales and zero points 0. `group_size` 0: one group per row.
+  // All codes, scales and zero points 0. `group_size` 0 or above `cols`: one group per row.
   UniformPlane(size_t rows, size_t cols, int bits, size_t group_size, ZeroPoint kind,
                Dtype scale_dtype);
   int bits() const { return codes.bits; }
