@@ -33,8 +33,8 @@ class TokenCache {
     std::lock_guard lock(mutex_);
     auto& entry = entries_[key];
     if (!entry) {
-      entry = std::make_shared<const std::vector<int32_t>>(
-          tokenize_text(tokenizer, path, text_form));
+      entry =
+          std::make_shared<const std::vector<int32_t>>(tokenize_text(tokenizer, path, text_form));
     }
     return entry;
   }
@@ -119,8 +119,8 @@ CalibrationSet calibration_set(const Checkpoint& checkpoint, const Json& spec) {
   CalibrationSet set;
   if (!spec.contains("calibration")) return set;
   const Json calibration = json_get<Json>(spec, "calibration");
-  const auto tokens = token_cache().tokens(
-      checkpoint, json_get<std::string>(calibration, "path"), "file");
+  const auto tokens =
+      token_cache().tokens(checkpoint, json_get<std::string>(calibration, "path"), "file");
   size_t length = json_get<size_t>(calibration, "length");
   if (length == 0) length = std::min(checkpoint.spec.context, kDefaultContext);
   set.tokens = sample_windows(*tokens, json_get<size_t>(calibration, "sequences"), length,

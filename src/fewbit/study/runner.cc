@@ -130,9 +130,8 @@ std::map<JobState, size_t> run_study(const StudyPlan& plan, StudyStore& store,
   std::vector<std::string> keys;
   for (const Job& job : jobs) keys.push_back(job.key);
   store.set_plan(plan.text, keys);
-  store.reopen_lost_models([&](const std::string& key) {
-    return std::filesystem::exists(model_directory(store, key));
-  });
+  store.reopen_lost_models(
+      [&](const std::string& key) { return std::filesystem::exists(model_directory(store, key)); });
   tidy_models(store, plan.keep_models);
 
   const size_t threads = thread_count();

@@ -246,8 +246,8 @@ void StudyStore::reopen_lost_models(const std::function<bool(const std::string& 
     std::lock_guard lock(*mutex_);
     in_store(directory_, [&] {
       SQLite::Transaction transaction(*database_);
-      for (const char* text : {"DELETE FROM result WHERE key = ?",
-                               "UPDATE job SET state = 'pending' WHERE key = ?"}) {
+      for (const char* text :
+           {"DELETE FROM result WHERE key = ?", "UPDATE job SET state = 'pending' WHERE key = ?"}) {
         SQLite::Statement statement(*database_, text);
         statement.bind(1, job.key);
         statement.exec();

@@ -70,8 +70,8 @@ class StudyStore {
   void set_plan(const std::string& plan_text, const std::vector<std::string>& keys);
   std::string plan_text() const;
 
-  // Quantize jobs that are done but whose model `exists` denies, while a measurement still needs it,
-  // run again: a model is a cache, results are not.
+  // Quantize jobs that are done but whose model `exists` denies, while a measurement still needs
+  // it, run again: a model is a cache, results are not.
   void reopen_lost_models(const std::function<bool(const std::string& key)>& exists);
 
   // A pending job of the plan whose needs are all done, now marked running; the lowest id first.
