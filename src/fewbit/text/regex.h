@@ -1,0 +1,48 @@
+// Regular expressions over valid UTF-8, by PCRE2 with Unicode properties and its JIT compiler.
+//
+// The dialect is that of tokenizer.json files (Oniguruma's): \s and \S are the property
+// White_Space, ^ and $ match at lines. An interval followed by + ("{1,3}+") means different things
+// in the two engines and is refused.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace fewbit {
+
+struct TextRange {
+  size_t begin = 0, end = 0;
+};
+
+class Regex {
+ public:
+  // Error: a pattern that does not compile, with the offset.
+  static Regex compile(std::string_view pattern);
+  // Matches `text` as it is, character for character.
+  static Regex literal(std::string_view text);
+
+  // What a search writes to; one per thread that searches at a time.
+  class Scratch {
+   public:
+    explicit Scratch(const Regex& regex);
+
+   private:
+    friend class Regex;
+    std::shared_ptr<void> match_data_, context_;
+  };
+
+  // The first non-empty match at or after byte `from` of valid UTF-8. Error: the search needs more
+  // steps or memory than any tokenizer's pattern does.
+  std::optional<TextRange> find(std::string_view text, size_t from, Scratch& scratch) const;
+
+ private:
+  Regex() = default;
+  std::string pattern_;
+  bool literal_ = false;
+  std::shared_ptr<void> code_;
+};
+
+}  // namespace fewbit
