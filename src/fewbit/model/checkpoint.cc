@@ -6,9 +6,9 @@
 #include "fewbit/base/file.h"
 #include "fewbit/base/json.h"
 #include "fewbit/io/gguf.h"
-#include "fewbit/io/safetensors.h"
 #include "fewbit/model/architectures.h"
 #include "fewbit/model/containers.h"
+#include "fewbit/model/fewbit_directory.h"
 #include "fewbit/model/gguf_config.h"
 
 namespace fewbit {
@@ -47,12 +47,9 @@ uint64_t stored_bytes(const TensorContainer& container) {
   return sum;
 }
 
-void finish(Checkpoint& checkpoint, std::string_view config,
-            const std::shared_ptr<const TensorContainer>& container,
-            std::vector<TensorBinding> bindings) {
-  checkpoint.tensors = bind_tensors(container, std::move(bindings));
-  checkpoint.hash = content_hash(config, *container);
-  checkpoint.tensor_bytes = stored_bytes(*container);
+void identify(Checkpoint& checkpoint, std::string_view config, const TensorContainer& container) {
+  checkpoint.hash = content_hash(config, container);
+  checkpoint.tensor_bytes = stored_bytes(container);
 }
 
 // The first of the family's prefixes under which the file has the embedding.
@@ -68,16 +65,6 @@ std::vector<TensorBinding> find_hf_bindings(const ModelSpec& spec,
   fail("{}: tensor {} is missing", container.what(), tried);
 }
 
-std::vector<SafetensorsFile> open_shards(const fs::path& directory) {
-  std::vector<SafetensorsFile> shards;
-  const fs::path index = directory / "model.safetensors.index.json";
-  if (!fs::exists(index)) {
-    shards.push_back(SafetensorsFile::open(directory / "model.safetensors"));
-    return shards;
-  }
-  return shards;
-}
-
 Checkpoint open_directory(const fs::path& path) {
   const fs::path config_path = path / kConfigName;
   require(fs::is_regular_file(config_path), "{}: the directory has no {}", path.string(),
@@ -90,11 +77,22 @@ Checkpoint open_directory(const fs::path& path) {
   }
   Checkpoint checkpoint;
   checkpoint.path = path;
-  checkpoint.kind = CheckpointKind::hf;
-  checkpoint.spec =
-      with_context(config_path.string(), [&] { return parse_hf_config(config, generation); });
-  const auto container = safetensors_container(open_shards(path), path.string());
-  finish(checkpoint, config_text, container, find_hf_bindings(checkpoint.spec, *container));
+  if (is_fewbit_config(config)) {
+    checkpoint.kind = CheckpointKind::fewbit;
+    const HfDirectory directory = HfDirectory::open(path);
+    FewbitModel model = with_context(config_path.string(),
+                                     [&] { return open_fewbit_directory(config, directory); });
+    checkpoint.spec = std::move(model.spec);
+    checkpoint.tensors = std::move(model.tensors);
+    identify(checkpoint, config_text, *safetensors_container(directory));
+  } else {
+    checkpoint.kind = CheckpointKind::hf;
+    checkpoint.spec =
+        with_context(config_path.string(), [&] { return parse_hf_config(config, generation); });
+    const auto container = safetensors_container(HfDirectory::open(path));
+    checkpoint.tensors = bind_tensors(container, find_hf_bindings(checkpoint.spec, *container));
+    identify(checkpoint, config_text, *container);
+  }
   if (fs::exists(path / "tokenizer.json")) {
     checkpoint.tokenizer.tokenizer_json = path / "tokenizer.json";
   }
@@ -118,10 +116,41 @@ Checkpoint open_gguf(const fs::path& path) {
     metadata += as_text(value.bytes).substr(0, kHashedValueBytes);
   }
   const auto container = gguf_container(file);
-  finish(checkpoint, metadata, container, gguf_bindings(checkpoint.spec));
+  checkpoint.tensors = bind_tensors(container, gguf_bindings(checkpoint.spec));
+  identify(checkpoint, metadata, *container);
   if (file.string_or("tokenizer.ggml.model", "no_vocab") != "no_vocab") {
     checkpoint.tokenizer.gguf = std::make_shared<GgufFile>(std::move(file));
   }
+  return checkpoint;
+}
+
+Checkpoint open_llama2c(const fs::path& path) {
+  const Llama2cFile file = Llama2cFile::open(path);
+  const Llama2cHeader& header = file.header();
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  checkpoint.kind = CheckpointKind::llama2c;
+  ModelSpec& spec = checkpoint.spec;
+  spec.architecture = "llama";
+  spec.vocab_size = header.vocab_size;
+  spec.hidden_size = spec.embedding_size = header.dim;
+  spec.ffn_size = header.hidden_dim;
+  spec.heads = header.heads;
+  spec.kv_heads = header.kv_heads;
+  spec.head_size = spec.rotary_size = header.head_dim();
+  spec.context = header.seq_len;
+  spec.blocks.resize(header.layers);
+  spec.tied_head = header.tied;
+  // Every model of this format has the tokens of its tokenizer.
+  constexpr int32_t kBos = 1, kEos = 2;
+  if (spec.vocab_size > kEos) {
+    spec.bos_token = kBos;
+    spec.eos_tokens = {kEos};
+  }
+  with_context(path.string(), [&] { spec.validate(); });
+  const auto container = llama2c_container(file, path.string());
+  checkpoint.tensors = bind_tensors(container, llama2c_bindings(spec));
+  identify(checkpoint, "llama2c", *container);
   return checkpoint;
 }
 
@@ -167,7 +196,7 @@ TrainingRecord read_training_record(const fs::path& path) {
   });
 }
 
-void write_training_record(const fs::path& path, const TrainingRecord& record) {
+Json training_record_json(const TrainingRecord& record) {
   Json json = {{"run", record.run}};
   const auto add = [&](const char* key, const auto& value) {
     if (value) json[key] = *value;
@@ -179,15 +208,21 @@ void write_training_record(const fs::path& path, const TrainingRecord& record) {
   add("learning_rate", record.learning_rate);
   add("schedule", record.schedule);
   add("seed", record.seed);
-  write_file_atomically(path, json.dump(1) + "\n");
+  return json;
+}
+
+void write_training_record(const fs::path& path, const TrainingRecord& record) {
+  write_file_atomically(path, training_record_json(record).dump(1) + "\n");
 }
 
 Checkpoint open_checkpoint(const fs::path& path) {
   require(fs::exists(path), "{}: no such file or directory", path.string());
   if (fs::is_directory(path)) return open_directory(path);
   if (has_gguf_magic(path)) return open_gguf(path);
-  fail("{}: is no model (a directory with {}, a GGUF file, or a llama2.c file)", path.string(),
-       kConfigName);
+  require(path.extension() == ".bin",
+          "{}: is no model (allowed: a directory with {}, a GGUF file, a llama2.c file named .bin)",
+          path.string(), kConfigName);
+  return open_llama2c(path);
 }
 
 }  // namespace fewbit

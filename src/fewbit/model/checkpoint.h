@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "fewbit/base/json.h"
 #include "fewbit/model/model_spec.h"
 #include "fewbit/model/tensor_source.h"
 
@@ -38,6 +39,7 @@ struct TrainingRecord {
   friend bool operator==(const TrainingRecord&, const TrainingRecord&) = default;
 };
 TrainingRecord read_training_record(const std::filesystem::path& path);
+Json training_record_json(const TrainingRecord& record);
 void write_training_record(const std::filesystem::path& path, const TrainingRecord& record);
 
 // Where the tokenizer is. All absent: the checkpoint has none.

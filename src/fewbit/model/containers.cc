@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <utility>
 
 #include "fewbit/base/error.h"
@@ -17,25 +16,10 @@ std::span<const float> aligned_floats(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
 }
 
-class SafetensorsContainer : public TensorContainer {
+// Tensors as safetensors has them, whatever the file.
+class ViewContainer : public TensorContainer {
  public:
-  SafetensorsContainer(std::vector<SafetensorsFile> shards, std::string what)
-      : shards_(std::move(shards)), what_(std::move(what)) {
-    for (const SafetensorsFile& shard : shards_) {
-      for (const TensorView& tensor : shard.tensors()) {
-        const bool fresh = index_.emplace(tensor.name, &tensor).second;
-        require(fresh, "{}: tensor {} is in two files", what_, tensor.name);
-      }
-    }
-  }
-
-  const std::string& what() const override { return what_; }
-  std::vector<std::string> names() const override {
-    std::vector<std::string> names;
-    for (const auto& [name, tensor] : index_) names.push_back(name);
-    return names;
-  }
-  bool contains(std::string_view name) const override { return index_.find(name) != index_.end(); }
+  bool contains(std::string_view name) const override { return find(name) != nullptr; }
   TensorInfo info(std::string_view name) const override {
     const TensorView& tensor = at(name);
     return {tensor.shape, std::string(dtype_name(tensor.dtype)), tensor.bytes.size()};
@@ -63,16 +47,57 @@ class SafetensorsContainer : public TensorContainer {
     }
   }
 
+ protected:
+  // nullptr if absent.
+  virtual const TensorView* find(std::string_view name) const = 0;
+
  private:
   const TensorView& at(std::string_view name) const {
-    const auto found = index_.find(name);
-    require(found != index_.end(), "{}: tensor {} is missing", what_, name);
-    return *found->second;
+    const TensorView* found = find(name);
+    require(found != nullptr, "{}: tensor {} is missing", what(), name);
+    return *found;
+  }
+};
+
+class SafetensorsContainer : public ViewContainer {
+ public:
+  explicit SafetensorsContainer(HfDirectory directory)
+      : directory_(std::move(directory)), what_(directory_.path().string()) {}
+
+  const std::string& what() const override { return what_; }
+  std::vector<std::string> names() const override { return directory_.tensor_names(); }
+
+ protected:
+  const TensorView* find(std::string_view name) const override { return directory_.find(name); }
+
+ private:
+  HfDirectory directory_;
+  std::string what_;
+};
+
+class Llama2cContainer : public ViewContainer {
+ public:
+  Llama2cContainer(Llama2cFile file, std::string what)
+      : file_(std::move(file)), what_(std::move(what)) {}
+
+  const std::string& what() const override { return what_; }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const TensorView& tensor : file_.tensors()) names.push_back(tensor.name);
+    return names;
   }
 
-  std::vector<SafetensorsFile> shards_;
+ protected:
+  const TensorView* find(std::string_view name) const override {
+    for (const TensorView& tensor : file_.tensors()) {
+      if (tensor.name == name) return &tensor;
+    }
+    return nullptr;
+  }
+
+ private:
+  Llama2cFile file_;
   std::string what_;
-  std::map<std::string, const TensorView*, std::less<>> index_;
 };
 
 class GgufContainer : public TensorContainer {
@@ -117,9 +142,12 @@ class GgufContainer : public TensorContainer {
 
 }  // namespace
 
-std::shared_ptr<const TensorContainer> safetensors_container(std::vector<SafetensorsFile> shards,
-                                                             std::string what) {
-  return std::make_shared<SafetensorsContainer>(std::move(shards), std::move(what));
+std::shared_ptr<const TensorContainer> safetensors_container(HfDirectory directory) {
+  return std::make_shared<SafetensorsContainer>(std::move(directory));
+}
+
+std::shared_ptr<const TensorContainer> llama2c_container(Llama2cFile file, std::string what) {
+  return std::make_shared<Llama2cContainer>(std::move(file), std::move(what));
 }
 
 std::shared_ptr<const TensorContainer> gguf_container(GgufFile file) {

@@ -3,19 +3,19 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "fewbit/io/gguf.h"
-#include "fewbit/io/safetensors.h"
+#include "fewbit/io/hf_directory.h"
+#include "fewbit/io/llama2c.h"
 #include "fewbit/model/stored_source.h"
 
 namespace fewbit {
 
-// Tensors of all `shards` under their names; a name in two shards is an Error. Integer tensors are
-// listed but cannot be decoded.
-std::shared_ptr<const TensorContainer> safetensors_container(std::vector<SafetensorsFile> shards,
-                                                             std::string what);
+// Integer tensors are listed but cannot be decoded.
+std::shared_ptr<const TensorContainer> safetensors_container(HfDirectory directory);
 // Block types are decoded row by row.
 std::shared_ptr<const TensorContainer> gguf_container(GgufFile file);
+// Tensors keep the names and shapes of Llama2cFile, all layers in one.
+std::shared_ptr<const TensorContainer> llama2c_container(Llama2cFile file, std::string what);
 
 }  // namespace fewbit

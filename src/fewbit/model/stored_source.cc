@@ -40,9 +40,9 @@ bool carries_nothing(std::string_view name) {
 
 class BoundSource : public TensorSource {
  public:
-  BoundSource(std::shared_ptr<const TensorContainer> container, std::vector<TensorBinding> bindings)
+  BoundSource(std::shared_ptr<const TensorContainer> container, std::vector<TensorBinding> bindings,
+              std::set<std::string, std::less<>> used)
       : container_(std::move(container)) {
-    std::set<std::string, std::less<>> used;
     for (TensorBinding& binding : bindings) {
       require(container_->contains(binding.stored), "{}: tensor {} is missing ({})",
               container_->what(), binding.stored, binding.canonical);
@@ -167,8 +167,9 @@ class BoundSource : public TensorSource {
 }  // namespace
 
 std::shared_ptr<const TensorSource> bind_tensors(std::shared_ptr<const TensorContainer> container,
-                                                 std::vector<TensorBinding> bindings) {
-  return std::make_shared<BoundSource>(std::move(container), std::move(bindings));
+                                                 std::vector<TensorBinding> bindings,
+                                                 const std::set<std::string, std::less<>>& known) {
+  return std::make_shared<BoundSource>(std::move(container), std::move(bindings), known);
 }
 
 std::vector<float> compose_stored(std::span<const TensorBinding> parts,

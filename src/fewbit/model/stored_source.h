@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,9 +34,10 @@ class TensorContainer {
 };
 
 // Checks that every bound tensor is there in its stored shape (errors name both names), and warns
-// of stored tensors that nothing binds, unless they are known to carry nothing.
-std::shared_ptr<const TensorSource> bind_tensors(std::shared_ptr<const TensorContainer> container,
-                                                 std::vector<TensorBinding> bindings);
+// of stored tensors that nothing binds, unless they are known to carry nothing or are in `known`.
+std::shared_ptr<const TensorSource> bind_tensors(
+    std::shared_ptr<const TensorContainer> container, std::vector<TensorBinding> bindings,
+    const std::set<std::string, std::less<>>& known = {});
 
 // The inverse for one stored tensor: `parts` are the bindings that share it, `values` their
 // canonical values in the same order; returns the stored values, row-major.

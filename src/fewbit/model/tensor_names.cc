@@ -6,6 +6,7 @@
 
 #include "fewbit/base/error.h"
 #include "fewbit/model/architectures.h"
+#include "fewbit/model/wiring.h"
 
 namespace fewbit {
 namespace {
@@ -144,6 +145,22 @@ constexpr NameRow kGgufFusedQkv[] = {
 constexpr NameRow kGgufLlama[] = {
     {"blocks.#.attn.q", "blk.#.attn_q", Cut::interleaved},
     {"blocks.#.attn.k", "blk.#.attn_k", Cut::interleaved},
+};
+
+// Stored names come without suffix and hold all layers.
+constexpr NameRow kLlama2c[] = {
+    {"embed", "token_embedding"},
+    {"final_norm", "rms_final"},
+    {"head", "wcls"},
+    {"blocks.#.attn_norm", "rms_att"},
+    {"blocks.#.attn.q", "wq", Cut::interleaved},
+    {"blocks.#.attn.k", "wk", Cut::interleaved},
+    {"blocks.#.attn.v", "wv"},
+    {"blocks.#.attn.o", "wo"},
+    {"blocks.#.mlp_norm", "rms_ffn"},
+    {"blocks.#.mlp.gate", "w1"},
+    {"blocks.#.mlp.down", "w2"},
+    {"blocks.#.mlp.up", "w3"},
 };
 
 // Tables of one family; a row of an earlier table hides those of later ones.
@@ -309,10 +326,10 @@ size_t RowMap::stored_row(size_t row) const {
     case Kind::contiguous:
       return first + row;
     case Kind::per_head:
-      return (row / head_size * parts + part) * head_size + row % head_size;
+      return first + (row / head_size * parts + part) * head_size + row % head_size;
     case Kind::interleaved: {
       const size_t half = head_size / 2, within = row % head_size;
-      return row - within + 2 * (within % half) + within / half;
+      return first + row - within + 2 * (within % half) + within / half;
     }
   }
   throw std::logic_error("an unknown row order");
@@ -359,6 +376,19 @@ std::vector<TensorBinding> gguf_bindings(const ModelSpec& spec) {
     for (TensorBinding& binding : bindings) {
       if (is_norm_weight(binding.canonical)) binding.added = 1;
     }
+  }
+  return bindings;
+}
+
+std::vector<TensorBinding> llama2c_bindings(const ModelSpec& spec) {
+  std::vector<TensorBinding> bindings = bind_all(spec, {kLlama2c}, {});
+  for (TensorBinding& binding : bindings) {
+    binding.stored.resize(binding.stored.rfind('.'));
+    const std::optional<size_t> block = block_index(binding.canonical);
+    if (!block) continue;
+    const size_t rows = binding.shape[0];
+    binding.rows.first = *block * rows;
+    binding.stored_shape.insert(binding.stored_shape.begin(), spec.blocks.size());
   }
   return bindings;
 }

@@ -27,7 +27,7 @@ namespace fewbit {
 struct RowMap {
   enum class Kind { contiguous, per_head, interleaved };
   Kind kind = Kind::contiguous;
-  size_t first = 0;            // contiguous: stored row of canonical row 0.
+  size_t first = 0;            // Rows of the stored tensor that stand before these.
   size_t part = 0, parts = 1;  // per_head: this is part `part` of `parts` in every head.
   size_t head_size = 1;        // per_head, interleaved.
 
@@ -56,6 +56,8 @@ std::span<const NamePrefix> hf_name_prefixes(std::string_view architecture);
 // One binding per tensor of model_tensors(spec), in that order.
 std::vector<TensorBinding> hf_bindings(const ModelSpec& spec, const NamePrefix& prefix);
 std::vector<TensorBinding> gguf_bindings(const ModelSpec& spec);
+// llama2c files: one stored tensor holds a matrix of all layers, [layers, out, in].
+std::vector<TensorBinding> llama2c_bindings(const ModelSpec& spec);
 // Names as they are: fewbit directories.
 std::vector<TensorBinding> canonical_bindings(const ModelSpec& spec);
 

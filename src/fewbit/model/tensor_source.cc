@@ -28,6 +28,10 @@ size_t TensorInfo::elements() const { return product(shape); }
 
 std::span<const float> TensorSource::borrow(std::string_view) const { return {}; }
 
+std::optional<QuantizedMatrix> TensorSource::quantized(std::string_view) const {
+  return std::nullopt;
+}
+
 std::vector<float> TensorSource::load(std::string_view name) const {
   std::vector<float> values(info(name).elements());
   load(name, values);
@@ -76,6 +80,26 @@ void MemoryTensorSource::load(std::string_view name, std::span<float> out) const
 
 std::span<const float> MemoryTensorSource::borrow(std::string_view name) const {
   return at(name).values;
+}
+
+OverlaySource::OverlaySource(std::shared_ptr<const TensorSource> base,
+                             std::shared_ptr<const TensorSource> changed)
+    : base_(std::move(base)), changed_(std::move(changed)), names_(base_->names()) {
+  for (const std::string& name : changed_->names()) {
+    if (!base_->contains(name)) names_.push_back(name);
+  }
+}
+
+bool OverlaySource::contains(std::string_view name) const {
+  return changed_->contains(name) || base_->contains(name);
+}
+
+const TensorSource& OverlaySource::owner(std::string_view name) const {
+  return changed_->contains(name) ? *changed_ : *base_;
+}
+
+std::optional<QuantizedMatrix> OverlaySource::quantized(std::string_view layer) const {
+  return owner(fmt::format("{}.weight", layer)).quantized(layer);
 }
 
 std::shared_ptr<MemoryTensorSource> random_tensors(const ModelSpec& spec, uint64_t seed,

@@ -7,15 +7,16 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "fewbit/base/matrix.h"
+#include "fewbit/formats/quantized_matrix.h"
 #include "fewbit/model/model_spec.h"
 
 namespace fewbit {
@@ -44,6 +45,10 @@ class TensorSource {
   // long as this source lives.
   virtual std::span<const float> borrow(std::string_view name) const;
 
+  // The codes of a linear that is stored quantized, by layer name ("blocks.3.attn.q"); empty if it
+  // is stored as floats. load(layer + ".weight") gives exactly its dequantized values.
+  virtual std::optional<QuantizedMatrix> quantized(std::string_view layer) const;
+
   std::vector<size_t> shape(std::string_view name) const { return info(name).shape; }
   std::vector<float> load(std::string_view name) const;
   // For tensors of two dimensions.
@@ -71,6 +76,31 @@ class MemoryTensorSource : public TensorSource {
 
   std::vector<std::string> names_;
   std::map<std::string, Tensor, std::less<>> tensors_;
+};
+
+// The tensors of `base`, of which some are replaced or added by `changed`.
+class OverlaySource : public TensorSource {
+ public:
+  OverlaySource(std::shared_ptr<const TensorSource> base,
+                std::shared_ptr<const TensorSource> changed);
+
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(std::string_view name) const override;
+  TensorInfo info(std::string_view name) const override { return owner(name).info(name); }
+  using TensorSource::load;
+  void load(std::string_view name, std::span<float> out) const override {
+    owner(name).load(name, out);
+  }
+  std::span<const float> borrow(std::string_view name) const override {
+    return owner(name).borrow(name);
+  }
+  std::optional<QuantizedMatrix> quantized(std::string_view layer) const override;
+
+ private:
+  const TensorSource& owner(std::string_view name) const;
+
+  std::shared_ptr<const TensorSource> base_, changed_;
+  std::vector<std::string> names_;
 };
 
 // Every tensor that `spec` calls for, drawn as its family initialises it: linears and embeddings
