@@ -3,10 +3,9 @@
 namespace fewbit::cli {
 
 void add_verbs(CLI::App& app) {
+  add_inspect_verb(app);
 #ifdef FEWBIT_WITH_TORCH
   add_methods_verb(app);
-#else
-  (void)app;
 #endif
 }
 
