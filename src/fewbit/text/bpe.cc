@@ -51,11 +51,12 @@ void MergeTable::grow() {
 }
 
 BpeModel::BpeModel(std::shared_ptr<const Vocabulary> vocabulary, MergeTable merges,
-                   BpeOptions options, Vocabulary extra)
+                   BpeOptions options, Vocabulary extra, TokenId first_extra)
     : vocabulary_(std::move(vocabulary)),
       merges_(std::move(merges)),
       options_(options),
-      extra_(std::move(extra)) {
+      extra_(std::move(extra)),
+      first_extra_(first_extra) {
   for (size_t byte = 0; byte < 256; ++byte) {
     byte_ids_[byte] =
         vocabulary_->find(to_utf8(byte_symbol(static_cast<uint8_t>(byte)))).value_or(-1);
@@ -72,8 +73,7 @@ void BpeModel::find_cuts() {
   if (options_.bytes || !vocabulary_->find(kMark)) return;
   cuts_at_marks_ = true;
   const auto text = [&](TokenId id) {
-    const auto size = static_cast<TokenId>(vocabulary_->size());
-    return id < size ? vocabulary_->text(id) : extra_.text(id - size);
+    return id < first_extra_ ? vocabulary_->text(id) : extra_.text(id - first_extra_);
   };
   merges_.for_each([&](TokenId left, TokenId right, MergeTable::Merge) {
     if (text(right).starts_with(kMark) && !text(left).empty()) {
@@ -133,11 +133,11 @@ void BpeModel::compute_word(std::string_view word, Scratch& scratch,
   } else {
     merge_long(scratch);
   }
-  const auto size = static_cast<TokenId>(vocabulary_->size());
   for (const TokenId id : scratch.ids) {
-    if (id < size) {
+    if (id < first_extra_) {
       out.push_back(id);
-    } else if (!(options_.byte_fallback && append_fallback_bytes(extra_.text(id - size), out)) &&
+    } else if (!(options_.byte_fallback &&
+                 append_fallback_bytes(extra_.text(id - first_extra_), out)) &&
                options_.unknown) {
       out.push_back(*options_.unknown);
     }
@@ -179,7 +179,7 @@ void BpeModel::start_symbols(std::string_view word, std::vector<TokenId>& ids) c
     }
     if (id < 0) {
       if (const std::optional<TokenId> extra = extra_.find(character)) {
-        id = static_cast<TokenId>(vocabulary_->size()) + *extra;
+        id = first_extra_ + *extra;
       }
     }
     if (id >= 0) {

@@ -64,9 +64,10 @@ struct BpeOptions {
 class BpeModel {
  public:
   // `extra`: characters without a token of their own that merges start from; number i has the id
-  // vocabulary->size() + i, and is written as an unknown character where it is left over.
+  // first_extra + i, above every token's, and is written as an unknown character where it is left
+  // over.
   BpeModel(std::shared_ptr<const Vocabulary> vocabulary, MergeTable merges, BpeOptions options,
-           Vocabulary extra = {});
+           Vocabulary extra = {}, TokenId first_extra = kMaxVocabulary);
 
   // Buffers and cache of one thread.
   struct Scratch {
@@ -104,6 +105,7 @@ class BpeModel {
   MergeTable merges_;
   BpeOptions options_;
   Vocabulary extra_;
+  TokenId first_extra_;
   // Of each byte: its symbol's token, and the token <0xNN>; -1 if there is none.
   std::array<TokenId, 256> byte_ids_, fallback_ids_;
   // Of each ASCII character.

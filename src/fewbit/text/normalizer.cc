@@ -38,12 +38,6 @@ std::string replace_matches(std::string_view text, const Regex& pattern, Regex::
   return out;
 }
 
-Normalizer Normalizer::unicode(NormalForm form) {
-  Normalizer normalizer;
-  normalizer.steps_.emplace_back(form);
-  return normalizer;
-}
-
 Normalizer Normalizer::from_json(const Json& component) {
   Normalizer normalizer;
   if (!component.is_null()) normalizer.append(component);

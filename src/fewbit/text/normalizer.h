@@ -19,7 +19,6 @@ class Normalizer {
  public:
   // Leaves every text as it is.
   Normalizer() = default;
-  static Normalizer unicode(NormalForm form);
   // A component, or null. Errors name the key.
   static Normalizer from_json(const Json& component);
 

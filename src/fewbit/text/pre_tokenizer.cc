@@ -113,18 +113,6 @@ PreTokenizer PreTokenizer::from_json(const Json& component) {
   return pre_tokenizer;
 }
 
-PreTokenizer& PreTokenizer::split_isolated(std::string_view pattern) {
-  steps_.emplace_back(Split{Regex::compile(pattern), SplitBehavior::isolated, false});
-  return *this;
-}
-
-PreTokenizer& PreTokenizer::split_digits() { return split_isolated(R"(\p{N})"); }
-
-PreTokenizer& PreTokenizer::end_in_bytes() {
-  byte_level_ = true;
-  return *this;
-}
-
 void PreTokenizer::append(const Json& component) {
   const std::string type = component_type(component);
   const auto split = [&](Regex pattern, SplitBehavior behavior, bool invert = false) {

@@ -34,12 +34,6 @@ class PreTokenizer {
   PreTokenizer() = default;
   // A component, or null. Errors name the key.
   static PreTokenizer from_json(const Json& component);
-  // For vocabularies whose files only name their pre-tokenizer: a chain of Split/Isolated patterns,
-  // or of digits one by one, that ends in bytes.
-  PreTokenizer& split_isolated(std::string_view pattern);
-  PreTokenizer& split_digits();
-  PreTokenizer& end_in_bytes();
-
   // The chain ends with ByteLevel's alphabet: the pieces that come out are still plain UTF-8, and
   // whoever takes them reads each byte as its symbol of unicode.h.
   bool byte_level() const { return byte_level_; }
