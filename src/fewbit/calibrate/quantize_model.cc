@@ -86,7 +86,7 @@ void write_quantized_model(const std::filesystem::path& directory, bool replace,
   options.training = checkpoint.training;
   options.copied_files = companion_files(checkpoint);
   options.texts["quantization.json"] = report.dump(1) + "\n";
-  if (checkpoint.tokenizer.gguf) {
+  if (checkpoint.kind == CheckpointKind::gguf && checkpoint.tokenizer.gguf) {
     options.texts[kGgufTokenizerName] = gguf_metadata_bytes(*checkpoint.tokenizer.gguf);
   }
   write_fewbit_checkpoint(directory, model.spec, *checkpoint.tensors, model.layers, options);

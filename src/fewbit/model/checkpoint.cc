@@ -95,6 +95,9 @@ Checkpoint open_directory(const fs::path& path) {
   }
   if (fs::exists(path / "tokenizer.json")) {
     checkpoint.tokenizer.tokenizer_json = path / "tokenizer.json";
+  } else if (fs::exists(path / kGgufTokenizerName)) {
+    checkpoint.tokenizer.gguf =
+        std::make_shared<GgufFile>(GgufFile::open(path / kGgufTokenizerName));
   }
   if (fs::exists(path / kTrainingName)) {
     checkpoint.training = read_training_record(path / kTrainingName);

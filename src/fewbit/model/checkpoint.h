@@ -42,6 +42,9 @@ TrainingRecord read_training_record(const std::filesystem::path& path);
 Json training_record_json(const TrainingRecord& record);
 void write_training_record(const std::filesystem::path& path, const TrainingRecord& record);
 
+// The vocabulary of a GGUF model inside a directory that was made from it.
+inline constexpr const char* kGgufTokenizerName = "tokenizer.gguf";
+
 // Where the tokenizer is. All absent: the checkpoint has none.
 struct TokenizerSource {
   std::optional<std::filesystem::path> tokenizer_json;  // HF; tokenizer_config.json beside it.

@@ -108,8 +108,9 @@ WriteDtype parse_write_dtype(std::string_view word) {
 std::vector<std::filesystem::path> companion_files(const Checkpoint& checkpoint) {
   std::vector<std::filesystem::path> files;
   if (!std::filesystem::is_directory(checkpoint.path)) return files;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                           "generation_config.json", "chat_template.jinja"}) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", kGgufTokenizerName, "special_tokens_map.json",
+        "generation_config.json", "chat_template.jinja"}) {
     const std::filesystem::path file = checkpoint.path / name;
     if (std::filesystem::is_regular_file(file)) files.push_back(file);
   }

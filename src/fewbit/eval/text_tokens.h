@@ -1,0 +1,18 @@
+// Text files as the ids that a model reads.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+#include <vector>
+
+#include "fewbit/text/tokenizer.h"
+
+namespace fewbit {
+
+// The ids of a text, plain or .zst, in the form "file" or "hub" (wikitext.h), without BOS or EOS:
+// window rules add what they need. Control tokens written in the text are plain text.
+std::vector<int32_t> tokenize_text(const Tokenizer& tokenizer, const std::filesystem::path& path,
+                                   std::string_view text_form);
+
+}  // namespace fewbit

@@ -1,0 +1,24 @@
+#include "fewbit/model/model_text.h"
+
+#include "fewbit/base/error.h"
+#include "fewbit/base/file.h"
+#include "fewbit/base/json.h"
+#include "fewbit/io/hf_directory.h"
+#include "fewbit/text/gguf_vocabulary.h"
+
+namespace fewbit {
+
+Tokenizer load_tokenizer(const Checkpoint& checkpoint) {
+  const TokenizerSource& source = checkpoint.tokenizer;
+  require(!source.empty(), "{}: the model has no tokenizer", checkpoint.path.string());
+  if (source.gguf) return tokenizer_from_gguf(*source.gguf);
+  const std::filesystem::path& path = *source.tokenizer_json;
+  Tokenizer tokenizer =
+      Tokenizer::from_json(read_text_file(path, kMaxModelTextBytes), path.string());
+  const std::filesystem::path config = path.parent_path() / "tokenizer_config.json";
+  if (!std::filesystem::exists(config)) return tokenizer;
+  return tokenizer.with_config(
+      parse_json(read_text_file(config, kMaxModelTextBytes), config.string()));
+}
+
+}  // namespace fewbit
