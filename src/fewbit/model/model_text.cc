@@ -11,7 +11,7 @@ namespace fewbit {
 Tokenizer load_tokenizer(const Checkpoint& checkpoint) {
   const TokenizerSource& source = checkpoint.tokenizer;
   require(!source.empty(), "{}: the model has no tokenizer", checkpoint.path.string());
-  if (source.gguf) return tokenizer_from_gguf(*source.gguf);
+  if (source.gguf) return make_tokenizer(read_gguf_vocabulary(*source.gguf));
   const std::filesystem::path& path = *source.tokenizer_json;
   Tokenizer tokenizer =
       Tokenizer::from_json(read_text_file(path, kMaxModelTextBytes), path.string());
