@@ -5,6 +5,10 @@ namespace fewbit::cli {
 void add_verbs(CLI::App& app) {
   add_inspect_verb(app);
 #ifdef FEWBIT_WITH_TORCH
+  add_train_verb(app);
+  add_quantize_verb(app);
+  add_study_verb(app);
+  add_report_verb(app);
   add_methods_verb(app);
 #endif
 }
