@@ -8,7 +8,6 @@ void add_verbs(CLI::App& app) {
   add_train_verb(app);
   add_quantize_verb(app);
   add_study_verb(app);
-  add_report_verb(app);
   add_methods_verb(app);
 #endif
 }
