@@ -1,5 +1,4 @@
-#include "fewbit/cli/eval_verb.h"
-
+// fewbit eval: loss, perplexity, QiD and divergence of a model on text.
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
@@ -9,6 +8,7 @@
 #include "fewbit/base/progress.h"
 #include "fewbit/base/threads.h"
 #include "fewbit/base/version.h"
+#include "fewbit/cli/verbs.h"
 #include "fewbit/eval/perplexity.h"
 #include "fewbit/eval/sampled_tokens.h"
 #include "fewbit/eval/text_tokens.h"

@@ -1,17 +1,16 @@
 #include "fewbit/cli/verbs.h"
 
-#ifdef FEWBIT_WITH_TORCH
-#include "fewbit/cli/eval_verb.h"
-#endif
-
 namespace fewbit::cli {
 
 void add_verbs(CLI::App& app) {
+  add_inspect_verb(app);
 #ifdef FEWBIT_WITH_TORCH
+  add_train_verb(app);
+  add_quantize_verb(app);
   add_eval_verb(app);
+  add_study_verb(app);
+  add_report_verb(app);
   add_methods_verb(app);
-#else
-  (void)app;
 #endif
 }
 

@@ -45,7 +45,7 @@ struct GridShape {
   size_t tile_rows = 1, tile_cols = 1;  // codes assigned at once; divide kPanelRows, group_size
 };
 
-// [columns][kPanelRows]: see above.
+// [columns][kPanelRows], aligned to 64 bytes: see above.
 template <class T>
 struct Panel {
   T* data = nullptr;
@@ -68,8 +68,8 @@ class GridEncoder {
   virtual void fit(size_t group, Panel<const float> weights, std::span<const float> importance) = 0;
   // Fits everything from the whole matrix. The default calls fit() for all groups, in parallel.
   virtual void fit_matrix(MatrixView<const float> weights, std::span<const float> importance);
-  // Chooses the codes of columns [column, column + values.cols), a multiple of tile_cols within one
-  // group, and writes what they decode to.
+  // Chooses the codes of columns [column, column + values.cols), whole tiles, and writes what they
+  // decode to.
   virtual void assign(size_t column, Panel<const float> values, Panel<float> decoded) = 0;
   // Called once, after every code has been assigned. `input`: T_in of the result.
   virtual QuantizedMatrix finish(Transform input) = 0;
@@ -91,6 +91,9 @@ class Grid {
 // Round to nearest: fits on `weights` and assigns every code. Error if a weight is not finite.
 QuantizedMatrix quantize_to_nearest(const Grid& grid, MatrixView<const float> weights,
                                     std::span<const float> importance = {});
+
+// Error that names the first weight of a row that is infinite or not a number.
+void require_finite(MatrixView<const float> weights);
 
 // Copies columns [first_col, first_col + panel.cols) of rows panel.first_row... into a panel;
 // unused rows become 0.

@@ -13,6 +13,7 @@ constexpr size_t kMaxWidth = size_t{1} << 22;
 constexpr size_t kMaxBlocks = 4096;
 constexpr size_t kMaxContext = size_t{1} << 31;
 constexpr size_t kMaxExperts = 4096;
+constexpr size_t kMaxExpertsOfAllBlocks = 65536;
 
 void check_size(const char* field, size_t value, size_t max) {
   require(value >= 1 && value <= max, "{}: {} is not within 1 to {}", field, value, max);
@@ -157,6 +158,7 @@ void ModelSpec::validate() const {
   }
   if (experts > 0) {
     check_size("experts", experts, kMaxExperts);
+    check_size("experts * blocks", experts * blocks.size(), kMaxExpertsOfAllBlocks);
     check_size("experts_per_token", experts_per_token, experts);
     require(gated_mlp && !mlp_bias && !mlp_sub_norm,
             "experts: must be gated, without biases and sub-norms");

@@ -3,9 +3,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "fewbit/base/error.h"
-#include "fewbit/network/ops_generic.h"
-
 namespace fewbit::ops {
 namespace {
 
@@ -39,21 +36,6 @@ double frequency(const BlockSpec& block, size_t rotary_size, size_t index) {
 void set_matmul_dtype(MatmulDtype dtype) { current_matmul_dtype = dtype; }
 MatmulDtype matmul_dtype() { return current_matmul_dtype; }
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  require(x.size(-1) == weight.size(1), "linear: {} input features for a weight of {} columns",
-          x.size(-1), weight.size(1));
-  return generic::linear(x, weight, bias, current_matmul_dtype);
-}
-
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, bool plus_one) {
-  return generic::rms_norm(x, weight, epsilon, plus_one);
-}
-
-at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                      double epsilon) {
-  return generic::layer_norm(x, weight, bias, epsilon);
-}
-
 RotaryTable rotary_table(const BlockSpec& block, size_t rotary_size, size_t first, size_t length) {
   const size_t half = rotary_size / 2;
   const auto shape = {static_cast<int64_t>(length), static_cast<int64_t>(half)};
@@ -69,36 +51,6 @@ RotaryTable rotary_table(const BlockSpec& block, size_t rotary_size, size_t firs
     }
   }
   return table;
-}
-
-at::Tensor rotate(const at::Tensor& x, const RotaryTable& table) {
-  require(x.size(1) == table.cosine.size(0) && 2 * table.cosine.size(1) <= x.size(3),
-          "rotate: a table of {} positions and {} angles does not fit heads [.., {}, .., {}]",
-          table.cosine.size(0), table.cosine.size(1), x.size(1), x.size(3));
-  return generic::rotate(x, table);
-}
-
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const AttentionOptions& options) {
-  require(k.size(2) > 0 && q.size(2) % k.size(2) == 0, "attend: {} query heads over {} key heads",
-          q.size(2), k.size(2));
-  require(q.size(1) <= k.size(1), "attend: {} queries for {} keys", q.size(1), k.size(1));
-  return generic::attend(q, k, v, options);
-}
-
-at::Tensor activate(const at::Tensor& x, Activation activation) {
-  return generic::activate(x, activation);
-}
-
-at::Tensor gated_activation(const at::Tensor& gate, const at::Tensor& up, Activation activation) {
-  return generic::activate(gate, activation) * up;
-}
-
-at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight,
-                             const at::Tensor& targets, const HeadOptions& options) {
-  require(hidden.dim() == 2 && targets.dim() == 1 && hidden.size(0) == targets.size(0),
-          "cross_entropy_sum: {} rows for {} targets", hidden.size(0), targets.numel());
-  return generic::cross_entropy_sum(hidden, weight, targets, options, current_matmul_dtype);
 }
 
 }  // namespace fewbit::ops

@@ -1,9 +1,11 @@
 // Differentiable operations of the decoder on at::Tensor: the few that carry the time of training
-// and evaluation. Each is one autograd node with a hand-written backward, fused so that an
-// activation is read and written as few times as possible; all are safe to run from several threads
-// at once, each thread on its own tensors.
+// and evaluation. On float32 in host memory each is one autograd node with a hand-written backward
+// (no second derivatives), fused so that an activation is read and written as few times as
+// possible; other devices and types go through ops_generic.h. All are safe to run from several
+// threads at once, each thread on its own tensors, and use parallel_for; results do not depend on
+// the threads.
 //
-// Activations are float32, contiguous, [.., features]; statistics, softmax and losses are float32.
+// Activations are [.., features]; statistics, softmax and losses are float32.
 // `MatmulDtype::bf16` rounds both factors of every matrix product to bfloat16 and accumulates in
 // float32; weights stay float32 masters.
 #pragma once
@@ -11,6 +13,8 @@
 #include <ATen/ATen.h>
 
 #include <optional>
+#include <unordered_map>
+#include <vector>
 
 #include "fewbit/model/model_spec.h"
 
@@ -22,8 +26,54 @@ enum class MatmulDtype { f32, bf16 };
 void set_matmul_dtype(MatmulDtype dtype);
 MatmulDtype matmul_dtype();
 
+// For training loops that keep one gradient buffer per thread of work. While it lives, backward
+// passes of graphs recorded on this thread add gradients of leaf weights straight into their
+// grad(), where that is defined, and hand autograd none.
+class AccumulateIntoLeaves {
+ public:
+  AccumulateIntoLeaves();
+  ~AccumulateIntoLeaves();
+  AccumulateIntoLeaves(const AccumulateIntoLeaves&) = delete;
+  AccumulateIntoLeaves& operator=(const AccumulateIntoLeaves&) = delete;
+
+ private:
+  bool before_;
+};
+
+// bfloat16 copies of weights that their owner keeps up to date. While a UseBf16Copies lives on a
+// thread, its bf16 products of those weights (known by their address) use them.
+class Bf16Copies {
+ public:
+  // `copy`: as many values as `weight`, both outlive this.
+  void set(const float* weight, const uint16_t* copy) { copies_[weight] = copy; }
+  const uint16_t* find(const float* weight) const {
+    const auto found = copies_.find(weight);
+    return found == copies_.end() ? nullptr : found->second;
+  }
+
+ private:
+  std::unordered_map<const float*, const uint16_t*> copies_;
+};
+
+class UseBf16Copies {
+ public:
+  explicit UseBf16Copies(const Bf16Copies& copies);
+  ~UseBf16Copies();
+  UseBf16Copies(const UseBf16Copies&) = delete;
+  UseBf16Copies& operator=(const UseBf16Copies&) = delete;
+
+ private:
+  const Bf16Copies* before_;
+};
+
 // y = x W^T + b. x [.., in], weight [out, in], bias [out] or undefined.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+// Several linears of one input (q, k and v; gate and up): what they share is done once. `biases`:
+// as many as weights, or none.
+std::vector<at::Tensor> linears(const at::Tensor& x, at::TensorList weights,
+                                at::TensorList biases = {});
+// Rows of `weight` [vocab, features] at `tokens` [..] int64: [.., features].
+at::Tensor embed(const at::Tensor& weight, const at::Tensor& tokens);
 
 // x * rsqrt(mean(x^2) + epsilon) * w, w = weight or 1 + weight; over the last dimension.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, bool plus_one);

@@ -3,8 +3,9 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
-#include <mutex>
+#include <utility>
 
 #include "fewbit/base/error.h"
 #include "fewbit/text/unicode.h"
@@ -24,37 +25,88 @@ std::string message_of(int code) {
   return reinterpret_cast<const char*>(buffer.data());
 }
 
-// PCRE2's \s holds U+180E, which is not White_Space.
-std::string translate(std::string_view pattern) {
-  std::string out;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] == '\\' && i + 1 < pattern.size()) {
-      const char escape = pattern[++i];
-      if (escape == 's') {
-        out += "\\p{White_Space}";
-      } else if (escape == 'S') {
-        out += "\\P{White_Space}";
+// Oniguruma's word characters: PCRE2's lack the marks and have all numbers, of which Oniguruma
+// takes the digits and those of Latin-1.
+constexpr std::string_view kWordClass =
+    "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
+
+// Rewrites what the two engines read differently, and refuses what PCRE2 cannot say.
+class Translator {
+ public:
+  explicit Translator(std::string_view pattern) : pattern_(pattern) {}
+
+  std::string run() {
+    while (at_ < pattern_.size()) {
+      if (pattern_[at_] == '\\' && at_ + 1 < pattern_.size()) {
+        translate_escape();
       } else {
-        out += '\\';
-        out += escape;
+        translate_plain();
       }
+    }
+    return std::move(out_);
+  }
+
+ private:
+  bool next_is(std::string_view text) const { return pattern_.substr(at_).starts_with(text); }
+
+  void translate_escape() {
+    const char escape = pattern_[at_ + 1];
+    const size_t begin = at_;
+    at_ += 2;
+    if (escape == 's') {
+      // PCRE2's \s holds U+180E, which is not White_Space.
+      out_ += "\\p{White_Space}";
+    } else if (escape == 'S') {
+      out_ += "\\P{White_Space}";
+    } else if (escape == 'w') {
+      out_ += in_class_ ? std::string(kWordClass) : fmt::format("[{}]", kWordClass);
+    } else if (escape == 'W') {
+      require(!in_class_, "regular expression '{}': \\W in a class is not supported", pattern_);
+      out_ += fmt::format("[^{}]", kWordClass);
+    } else {
       // The braces of \p{..} and \x{..} are no interval.
       constexpr std::string_view kWithBraces = "pPxokgN";
-      if (kWithBraces.find(escape) != std::string_view::npos && i + 1 < pattern.size() &&
-          pattern[i + 1] == '{') {
-        const size_t close = pattern.find('}', i);
-        if (close == std::string_view::npos) continue;
-        out += pattern.substr(i + 1, close - i);
-        i = close;
+      const size_t close = pattern_.find('}', at_);
+      if (kWithBraces.find(escape) != std::string_view::npos && next_is("{") &&
+          close != std::string_view::npos) {
+        at_ = close + 1;
       }
-      continue;
+      out_ += pattern_.substr(begin, at_ - begin);
     }
-    require(!(pattern[i] == '}' && i + 1 < pattern.size() && pattern[i + 1] == '+'),
-            "regular expression '{}': '+' after an interval is not supported", pattern);
-    out += pattern[i];
   }
-  return out;
-}
+
+  void translate_plain() {
+    if (in_class_) {
+      require(!next_is("&&") && (!next_is("[") || next_is("[:")),
+              "regular expression '{}': sets within a class are not supported", pattern_);
+      if (next_is("[:")) {
+        const size_t close = std::min(pattern_.find(":]", at_), pattern_.size() - 2);
+        out_ += pattern_.substr(at_, close + 2 - at_);
+        at_ = close + 2;
+        return;
+      }
+      in_class_ = !next_is("]");
+    } else if (next_is("[")) {
+      in_class_ = true;
+      // A bracket that comes first is a member.
+      for (const std::string_view opening : {"[^]", "[]", "[^", "["}) {
+        if (!next_is(opening)) continue;
+        out_ += opening;
+        at_ += opening.size();
+        return;
+      }
+    } else {
+      require(!next_is("}+"), "regular expression '{}': '+' after an interval is not supported",
+              pattern_);
+    }
+    out_ += pattern_[at_++];
+  }
+
+  std::string_view pattern_;
+  size_t at_ = 0;
+  bool in_class_ = false;
+  std::string out_;
+};
 
 }  // namespace
 
@@ -65,7 +117,7 @@ Regex Regex::compile(std::string_view pattern) {
   require(valid_utf8_prefix(pattern) == pattern.size(), "a regular expression is not UTF-8");
   Regex regex;
   regex.pattern_ = pattern;
-  const std::string translated = translate(pattern);
+  const std::string translated = Translator(pattern).run();
   int error = 0;
   PCRE2_SIZE offset = 0;
   pcre2_code* code = pcre2_compile(
@@ -127,7 +179,7 @@ std::optional<TextRange> Regex::find(std::string_view text, size_t from, Scratch
     int result = match(0);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = match(PCRE2_NO_JIT);
     if (result == PCRE2_ERROR_NOMATCH) return std::nullopt;
-    require(result >= 0, "regular expression '{}': {}", pattern_, message_of(result));
+    if (result < 0) fail("regular expression '{}': {}", pattern_, message_of(result));
     const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data);
     // \K can make a match begin before `from`, or after its end; such a match counts for nothing.
     if (range[0] >= from && range[0] < range[1]) return TextRange{range[0], range[1]};

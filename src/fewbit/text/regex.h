@@ -1,8 +1,8 @@
 // Regular expressions over valid UTF-8, by PCRE2 with Unicode properties and its JIT compiler.
 //
-// The dialect is that of tokenizer.json files (Oniguruma's): \s and \S are the property
-// White_Space, ^ and $ match at lines. An interval followed by + ("{1,3}+") means different things
-// in the two engines and is refused.
+// The dialect is that of tokenizer.json files (Oniguruma's): \s is the property White_Space, \w
+// holds the marks, ^ and $ match at lines. What the two engines read differently otherwise is
+// refused: an interval followed by + ("{1,3}+"), sets within a class ("[a-z&&[^b]]").
 #pragma once
 
 #include <cstddef>

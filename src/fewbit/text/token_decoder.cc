@@ -20,6 +20,9 @@ template <class... Fs>
 struct Overloaded : Fs... {
   using Fs::operator()...;
 };
+// Clang 14 deduces no aggregates.
+template <class... Fs>
+Overloaded(Fs...) -> Overloaded<Fs...>;
 
 // The byte that "<0xNN>" stands for.
 std::optional<char> fallback_byte(std::string_view token) {

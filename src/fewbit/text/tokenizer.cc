@@ -20,6 +20,9 @@ constexpr std::array<std::string_view, 7> kEndTokens = {
 }  // namespace
 
 std::string TokenizerParts::decoder_token(TokenId id) const {
+  if (const auto found = normalized_text.find(id); found != normalized_text.end()) {
+    return found->second;
+  }
   const std::string_view text = vocabulary->text(id);
   const TokenType type = types[static_cast<size_t>(id)];
   if (literal_added_tokens && type != TokenType::normal) return to_byte_symbols(text);

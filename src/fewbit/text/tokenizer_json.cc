@@ -263,7 +263,10 @@ std::shared_ptr<TokenizerParts> read_parts(const Json& file) {
                                                         ? TokenType::unknown
                                                         : TokenType::control;
       // Matched where the normalized text shows it, so written as the normalizer writes it.
-      if (token.normalized) token.content = parts->normalizer.apply(token.content, scratch).text;
+      if (token.normalized && !parts->normalizer.empty()) {
+        token.content = parts->normalizer.apply(token.content, scratch).text;
+        parts->normalized_text[token.id] = token.content;
+      }
     }
   }
   parts->raw_added = AddedTokens(std::move(raw));

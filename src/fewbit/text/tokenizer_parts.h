@@ -1,6 +1,7 @@
 // What a Tokenizer is made of, and what one thread needs to run it. For the factories only.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,6 +33,8 @@ struct TokenizerParts {
   PreTokenizer pre_tokenizer;
   std::variant<BpeModel, UnigramModel> model;
   TokenDecoder decoder;
+  // Added tokens that decoding shows as the normalizer writes them.
+  std::map<TokenId, std::string> normalized_text;
   // SentencePiece vocabularies of GGUF: "▁" is a space in normal tokens, and only there.
   bool marks_in_normal_tokens = false;
   // Byte-level vocabularies of GGUF: tokens that are not normal are plain text.

@@ -10,6 +10,10 @@ namespace {
 constexpr size_t kFirstSlots = 1024;
 constexpr size_t kMaxTokenBytes = size_t{1} << 20;
 
+uint32_t hash_of(std::string_view text) {
+  return static_cast<uint32_t>(std::hash<std::string_view>{}(text));
+}
+
 }  // namespace
 
 void Vocabulary::set(TokenId id, std::string_view text) {
@@ -28,8 +32,9 @@ void Vocabulary::set(TokenId id, std::string_view text) {
   characters_ += text;
   ++count_;
   if (slots_.size() < 2 * count_) grow();
-  TokenId& slot = slots_[slot_of(text)];
-  if (slot < 0) slot = id;
+  const uint32_t hash = hash_of(text);
+  Slot& slot = slots_[slot_of(text, hash)];
+  if (slot.id < 0) slot = {hash, id};
 }
 
 std::string_view Vocabulary::text(TokenId id) const {
@@ -40,23 +45,30 @@ std::string_view Vocabulary::text(TokenId id) const {
 
 std::optional<TokenId> Vocabulary::find(std::string_view text) const {
   if (slots_.empty()) return std::nullopt;
-  const TokenId id = slots_[slot_of(text)];
+  const TokenId id = slots_[slot_of(text, hash_of(text))].id;
   if (id < 0) return std::nullopt;
   return id;
 }
 
-size_t Vocabulary::slot_of(std::string_view text) const {
+size_t Vocabulary::slot_of(std::string_view text, uint32_t hash) const {
   const size_t mask = slots_.size() - 1;
-  size_t slot = std::hash<std::string_view>{}(text)&mask;
-  while (slots_[slot] >= 0 && this->text(slots_[slot]) != text) slot = (slot + 1) & mask;
+  size_t slot = hash & mask;
+  while (slots_[slot].id >= 0 &&
+         (slots_[slot].hash != hash || this->text(slots_[slot].id) != text)) {
+    slot = (slot + 1) & mask;
+  }
   return slot;
 }
 
 void Vocabulary::grow() {
-  const std::vector<TokenId> old = std::move(slots_);
-  slots_.assign(old.empty() ? kFirstSlots : 2 * old.size(), -1);
-  for (const TokenId id : old) {
-    if (id >= 0) slots_[slot_of(text(id))] = id;
+  const std::vector<Slot> old = std::move(slots_);
+  slots_.assign(old.empty() ? kFirstSlots : 2 * old.size(), {});
+  const size_t mask = slots_.size() - 1;
+  for (const Slot& moved : old) {
+    if (moved.id < 0) continue;
+    size_t slot = moved.hash & mask;
+    while (slots_[slot].id >= 0) slot = (slot + 1) & mask;
+    slots_[slot] = moved;
   }
 }
 

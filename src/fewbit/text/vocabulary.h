@@ -39,13 +39,18 @@ class Vocabulary {
     uint64_t begin = kHole;
     uint32_t length = 0;
   };
+  // The hash is kept so that most comparisons need not look at the text.
+  struct Slot {
+    uint32_t hash = 0;
+    TokenId id = -1;  // Free.
+  };
   void grow();
-  size_t slot_of(std::string_view text) const;
+  size_t slot_of(std::string_view text, uint32_t hash) const;
 
   std::string characters_;
   std::vector<Span> spans_;
-  // Open addressing, at most half full; -1 is free.
-  std::vector<TokenId> slots_;
+  // Open addressing, at most half full.
+  std::vector<Slot> slots_;
   size_t count_ = 0;
 };
 
