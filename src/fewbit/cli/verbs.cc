@@ -7,6 +7,7 @@ void add_verbs(CLI::App& app) {
 #ifdef FEWBIT_WITH_TORCH
   add_train_verb(app);
   add_quantize_verb(app);
+  add_eval_verb(app);
   add_study_verb(app);
   add_methods_verb(app);
 #endif
