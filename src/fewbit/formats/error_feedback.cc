@@ -280,6 +280,17 @@ Matrix stored_weights(MatrixView<const float> weights, const Plan& plan,
 }  // namespace
 
 ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const float> weights,
+                                           MatrixView<const double> hessian,
+                                           const ErrorFeedbackOptions& options) {
+  const size_t group_size = options.order == ColumnOrder::gar
+                                ? grid.begin(weights.rows(), weights.cols())->shape().group_size
+                                : 0;
+  const HessianFactorOptions factor_options{.damping = options.damping, .order = options.order};
+  return quantize_with_feedback(grid, weights,
+                                factorize_hessian(hessian, group_size, factor_options), options);
+}
+
+ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const float> weights,
                                            const HessianFactor& factor,
                                            const ErrorFeedbackOptions& options) {
   require(weights.cols() == factor.size(), "weights of {} columns with a Hessian of {}",
