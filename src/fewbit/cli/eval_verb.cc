@@ -12,6 +12,7 @@
 #include "fewbit/eval/perplexity.h"
 #include "fewbit/eval/sampled_tokens.h"
 #include "fewbit/eval/text_tokens.h"
+#include "fewbit/text/corpus.h"
 #include "fewbit/eval/token_file.h"
 #include "fewbit/eval/wikitext.h"
 #include "fewbit/model/model_text.h"
