@@ -79,9 +79,10 @@ void run(const QuantizeArguments& arguments) {
     fmt::print("{}\n", report.dump(2));
     return;
   }
-  fmt::print("{}: {} layers at {:.4f} bits per weight ({} weights, {} bytes), all tensors {} bytes\n",
-             arguments.output, model.layers.size(), model.bits_per_weight(),
-             model.quantized_weights(), model.stored_bytes(), written.tensor_bytes);
+  fmt::print(
+      "{}: {} layers at {:.4f} bits per weight ({} weights, {} bytes), all tensors {} bytes\n",
+      arguments.output, model.layers.size(), model.bits_per_weight(), model.quantized_weights(),
+      model.stored_bytes(), written.tensor_bytes);
   fmt::print("{:.1f} s, peak memory {:.0f} MiB\n", model.seconds,
              static_cast<double>(peak_resident_bytes()) / (1 << 20));
 }

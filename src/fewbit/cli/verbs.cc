@@ -10,6 +10,7 @@ void add_verbs(CLI::App& app) {
   add_quantize_verb(app);
   add_eval_verb(app);
   add_study_verb(app);
+  add_report_verb(app);
   add_methods_verb(app);
 #endif
 }

@@ -14,6 +14,7 @@ void add_inspect_verb(CLI::App& app);
 void add_eval_verb(CLI::App& app);
 void add_methods_verb(CLI::App& app);
 void add_quantize_verb(CLI::App& app);
+void add_report_verb(CLI::App& app);
 void add_study_verb(CLI::App& app);
 void add_train_verb(CLI::App& app);
 #endif

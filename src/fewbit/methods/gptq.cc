@@ -98,7 +98,8 @@ class GptqPass : public Pass {
       quantize_layer(block, layer, name(), [&](MatrixView<const float> weights) {
         const auto grid = grid_.grid(settings_of(block, layer));
         if (unreached_expert) {
-          return LayerOutcome{quantize_to_nearest(*grid, weights), {},
+          return LayerOutcome{quantize_to_nearest(*grid, weights),
+                              {},
                               {"no calibration token reached this expert: round to nearest"}};
         }
         const size_t group_size = grid->begin(weights.rows(), weights.cols())->shape().group_size;
