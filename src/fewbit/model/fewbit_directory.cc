@@ -23,9 +23,9 @@ class FewbitSource : public TensorSource {
       : directory_(std::move(directory)), descriptions_(std::move(descriptions)) {
     const std::vector<std::string> linears = quantizable_linears(spec);
     std::set<std::string, std::less<>> known(linears.begin(), linears.end());
-    known.insert("head");
+    known.insert({"embed", "head"});
     for (const auto& [layer, description] : descriptions_.items()) {
-      require(known.contains(layer), "key 'quantized': '{}' is no linear of this model", layer);
+      require(known.contains(layer), "key 'quantized': '{}' is no layer of this model", layer);
     }
     std::vector<TensorBinding> plain;
     for (TensorBinding& binding : canonical_bindings(spec)) {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "fewbit/base/error.h"
+#include "fewbit/base/toml.h"
 #include "fewbit/base/version.h"
 #include "fewbit/laws/bootstrap.h"
 #include "fewbit/laws/fit.h"
@@ -180,12 +181,9 @@ void add_fit(Json& fits, Json& notes, const std::string& form, const std::string
 
 // The plan's title.
 std::string title_of(const StudyStore& store) {
-  try {
-    const toml::table plan = toml::parse(std::string_view(store.plan_text()));
-    return plan["title"].value_or(store.directory().filename().string());
-  } catch (const toml::parse_error&) {
-    return store.directory().filename().string();
-  }
+  const std::string fallback = store.directory().filename().string();
+  const toml::table plan = parse_toml(store.plan_text(), "the study's plan");
+  return plan["title"].value_or(fallback);
 }
 
 }  // namespace
