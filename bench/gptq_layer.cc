@@ -2,12 +2,14 @@
 // solves the layer once for every line on standard input and prints its seconds and objective.
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <iostream>
 #include <map>
 #include <string>
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/file.h"
+#include "fewbit/base/json.h"
 #include "fewbit/base/progress.h"
 #include "fewbit/base/threads.h"
 #include "fewbit/formats/error_feedback.h"
@@ -26,6 +28,11 @@ Matrix read_matrix(const std::string& path, size_t rows, size_t cols) {
   return result;
 }
 
+// Of all threads.
+double processor_seconds() {
+  return static_cast<double>(std::clock()) / static_cast<double>(CLOCKS_PER_SEC);
+}
+
 void run(int argc, char** argv) {
   require(argc == 8, "usage: {} W.bin H.bin OUT IN BITS GROUP_SIZE none|mse", argv[0]);
   const size_t out = std::stoul(argv[3]), in = std::stoul(argv[4]);
@@ -37,17 +44,21 @@ void run(int argc, char** argv) {
   const size_t group_size = grid->begin(out, in)->shape().group_size;
   for (std::string line; std::getline(std::cin, line);) {
     const Stopwatch total;
+    const double processor_start = processor_seconds();
     const HessianFactor factor = factorize_hessian(hessian.view(), group_size, {});
     const double factor_seconds = total.seconds();
     const ErrorFeedbackResult result = quantize_with_feedback(*grid, weights.view(), factor, {});
-    const double seconds = total.seconds();
+    const double seconds = total.seconds(), processor = processor_seconds() - processor_start;
     const double objective =
         feedback_objective(weights.view(), result.matrix.dequantize().view(), hessian.view());
-    std::printf(
-        "{\"seconds\": %.6f, \"factor_seconds\": %.6f, \"objective\": %.9g, "
-        "\"loss\": %.9g, \"bits_per_weight\": %.6f, \"threads\": %zu}\n",
-        seconds, factor_seconds, objective, result.loss, result.matrix.bits_per_weight(),
-        thread_count());
+    const Json report = {{"seconds", seconds},
+                         {"processor_seconds", processor},
+                         {"factor_seconds", factor_seconds},
+                         {"objective", objective},
+                         {"loss", result.loss},
+                         {"bits_per_weight", result.matrix.bits_per_weight()},
+                         {"threads", thread_count()}};
+    std::puts(report.dump().c_str());
     std::fflush(stdout);
   }
 }

@@ -134,27 +134,32 @@ def main():
              str(options.group_size), options.clip],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ours, factor, theirs = [], [], []
+        ours_processor, theirs_processor = [], []
         for _ in range(options.runs):
             program.stdin.write("run\n")
             program.stdin.flush()
             report = json.loads(program.stdout.readline())
             ours.append(report["seconds"])
+            ours_processor.append(report["processor_seconds"])
             factor.append(report["factor_seconds"])
             if options.skip_reference:
                 continue
-            start = time.perf_counter()
+            start, processor_start = time.perf_counter(), time.process_time()
             result, loss = reference(weights, hessian, options.bits, options.group_size,
                                      options.block_size, options.clip == "mse")
             theirs.append(time.perf_counter() - start)
+            theirs_processor.append(time.process_time() - processor_start)
         program.stdin.close()
         program.wait()
     print(f"[{options.out}, {options.inputs}], {options.bits} bits, group {options.group_size}, "
           f"clip {options.clip}, {options.threads} threads, torch {torch.__version__}")
     summary("fewbit", ours)
     summary("  factor", factor)
+    summary("  of CPU", ours_processor)
     if options.skip_reference:
         return
     summary("PyTorch", theirs)
+    summary("  of CPU", theirs_processor)
     ratios = [t / o for t, o in zip(theirs, ours)]
     print(f"PyTorch / fewbit: {statistics.median(ratios):.2f}")
     difference = (weights - result).double()
