@@ -16,6 +16,7 @@
 #include "fewbit/eval/wikitext.h"
 #include "fewbit/model/model_text.h"
 #include "fewbit/network/torch_language_model.h"
+#include "fewbit/text/corpus.h"
 
 namespace fewbit::cli {
 namespace {
@@ -103,12 +104,10 @@ std::optional<int32_t> prefix_token(const OpenModel& open, const EvalArguments& 
   return std::nullopt;
 }
 
-WindowOptions window_options(const OpenModel& open, const EvalArguments& arguments,
-                             bool own_text) {
+WindowOptions window_options(const OpenModel& open, const EvalArguments& arguments, bool own_text) {
   WindowOptions options;
-  options.context = arguments.context > 0
-                        ? arguments.context
-                        : std::min(open.checkpoint.spec.context, kDefaultContext);
+  options.context = arguments.context > 0 ? arguments.context
+                                          : std::min(open.checkpoint.spec.context, kDefaultContext);
   options.stride = arguments.stride;
   options.max_windows = arguments.max_windows;
   options.bos = prefix_token(open, arguments);
@@ -155,8 +154,7 @@ void check_tokenizers(const OpenModel& model, const OpenModel& reference, std::s
       reference.tokenizer->fingerprint() == model.tokenizer->fingerprint()) {
     return;
   }
-  const TokenizedText other =
-      tokenize_documents(*reference.tokenizer, text, arguments.text_form);
+  const TokenizedText other = tokenize_documents(*reference.tokenizer, text, arguments.text_form);
   require(other.documents == input.text.documents,
           "the tokenizers of {} and {} read this text differently, so that their losses cannot be "
           "compared",
@@ -211,20 +209,19 @@ void print_model(const char* label, const Json& model) {
 
 void print_loss(const char* label, const LossResult& result) {
   const Estimate loss = result.loss(), perplexity = result.perplexity();
-  fmt::print("{:<11} loss {:.6f} +- {:.6f} nats/token, perplexity {:.4f} +- {:.4f} "
-             "(+- {:.4f} if tokens were independent), {:.1f} % of tokens first\n",
-             label, loss.value, loss.standard_error, perplexity.value, perplexity.standard_error,
-             result.perplexity_token_error(), 100 * result.accuracy());
+  fmt::print(
+      "{:<11} loss {:.6f} +- {:.6f} nats/token, perplexity {:.4f} +- {:.4f} "
+      "(+- {:.4f} if tokens were independent), {:.1f} % of tokens first\n",
+      label, loss.value, loss.standard_error, perplexity.value, perplexity.standard_error,
+      result.perplexity_token_error(), 100 * result.accuracy());
 }
 
-void print_distribution(const char* label, const Distribution& d, double scale,
-                        const char* unit) {
+void print_distribution(const char* label, const Distribution& d, double scale, const char* unit) {
   fmt::print("{:<11} mean {:.6f} +- {:.6f}{}", label, scale * d.mean.value,
              scale * d.mean.standard_error, unit);
   fmt::print(", max {:.4f}", scale * d.max);
   for (const QuantileValue& q : d.quantiles) {
-    fmt::print(", {} {:.4f}",
-               q.key == "median" ? q.key : fmt::format("{:g} %", 100 * q.fraction),
+    fmt::print(", {} {:.4f}", q.key == "median" ? q.key : fmt::format("{:g} %", 100 * q.fraction),
                scale * q.value);
   }
   fmt::print(", min {:.4f}\n", scale * d.min);
@@ -367,10 +364,11 @@ void run(const EvalArguments& arguments) {
     print_comparison(*comparison);
   }
   if (metrics) {
-    fmt::print("documents   word perplexity {:.4f}, byte perplexity {:.4f}, bits per byte {:.4f} "
-               "({} words, {} bytes)\n",
-               metrics->word_perplexity, metrics->byte_perplexity, metrics->bits_per_byte,
-               metrics->words, metrics->bytes);
+    fmt::print(
+        "documents   word perplexity {:.4f}, byte perplexity {:.4f}, bits per byte {:.4f} "
+        "({} words, {} bytes)\n",
+        metrics->word_perplexity, metrics->byte_perplexity, metrics->bits_per_byte, metrics->words,
+        metrics->bytes);
   }
   fmt::print("cost        {:.1f} s, {:.0f} tokens/s, peak memory {:.0f} MiB, {} threads\n",
              clock.seconds(), result.tokens_per_second(),

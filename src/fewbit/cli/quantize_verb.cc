@@ -7,6 +7,7 @@
 #include "fewbit/base/version.h"
 #include "fewbit/calibrate/quantize_model.h"
 #include "fewbit/cli/verbs.h"
+#include "fewbit/eval/text_tokens.h"
 #include "fewbit/methods/registry.h"
 #include "fewbit/model/model_text.h"
 
@@ -72,15 +73,16 @@ void run(const QuantizeArguments& arguments) {
   report["threads"] = thread_count();
   write_quantized_model(arguments.output, arguments.force, checkpoint, model, report);
   const Checkpoint written = open_checkpoint(arguments.output);
-  report["file_bytes"] = written.file_bytes;
+  report["tensor_bytes"] = written.tensor_bytes;
   report["peak_bytes"] = peak_resident_bytes();
   if (arguments.json) {
     fmt::print("{}\n", report.dump(2));
     return;
   }
-  fmt::print("{}: {} layers at {:.4f} bits per weight ({} weights, {} bytes), file {} bytes\n",
-             arguments.output, model.layers.size(), model.bits_per_weight(),
-             model.quantized_weights(), model.stored_bytes(), written.file_bytes);
+  fmt::print(
+      "{}: {} layers at {:.4f} bits per weight ({} weights, {} bytes), all tensors {} bytes\n",
+      arguments.output, model.layers.size(), model.bits_per_weight(), model.quantized_weights(),
+      model.stored_bytes(), written.tensor_bytes);
   fmt::print("{:.1f} s, peak memory {:.0f} MiB\n", model.seconds,
              static_cast<double>(peak_resident_bytes()) / (1 << 20));
 }

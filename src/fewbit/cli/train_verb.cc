@@ -13,7 +13,9 @@
 #include "fewbit/base/threads.h"
 #include "fewbit/cli/verbs.h"
 #include "fewbit/eval/text_tokens.h"
+#include "fewbit/text/bpe_trainer.h"
 #include "fewbit/text/byte_tokenizer.h"
+#include "fewbit/text/corpus.h"
 #include "fewbit/train/suite.h"
 
 namespace fewbit::cli {
@@ -25,11 +27,21 @@ struct TrainArguments {
   bool dry_run = false, json = false;
 };
 
+// The tokenizer.json of the suite: bytes, or a vocabulary trained on its texts.
+std::string make_tokenizer_json(const Suite& suite) {
+  if (suite.tokenizer.byte_level) return byte_tokenizer_json();
+  BpeTrainerOptions options;
+  options.vocabulary_size = suite.tokenizer.vocabulary;
+  BpeTrainer trainer(options);
+  for (const auto& path : suite.texts) {
+    for_each_document(path, {}, [&](std::string&& document) { trainer.add(document); });
+  }
+  return trainer.train();
+}
+
 TrainingText load_text(const Suite& suite) {
-  require(suite.tokenizer.byte_level,
-          "[tokenizer]: kind bpe cannot be trained yet; use kind = \"byte\"");
   TrainingText text;
-  text.tokenizer_json = byte_tokenizer_json();
+  text.tokenizer_json = make_tokenizer_json(suite);
   const Tokenizer tokenizer = Tokenizer::from_json(text.tokenizer_json);
   for (const auto& path : suite.texts) {
     const auto tokens = tokenize_text(tokenizer, path, "file");

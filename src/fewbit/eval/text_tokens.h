@@ -11,10 +11,6 @@
 
 namespace fewbit {
 
-// The bytes of a text file; a Zstandard file, told by its content, is decompressed. Error: a damaged
-// file, or more than `max_bytes`.
-std::string read_text(const std::filesystem::path& path, size_t max_bytes = size_t{4} << 30);
-
 // The ids of a text, plain or .zst, in the form "file" or "hub" (wikitext.h), without BOS or EOS:
 // window rules add what they need. Control tokens written in the text are plain text.
 std::vector<int32_t> tokenize_text(const Tokenizer& tokenizer, const std::filesystem::path& path,

@@ -280,6 +280,17 @@ Matrix stored_weights(MatrixView<const float> weights, const Plan& plan,
 }  // namespace
 
 ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const float> weights,
+                                           MatrixView<const double> hessian,
+                                           const ErrorFeedbackOptions& options) {
+  const size_t group_size = options.order == ColumnOrder::gar
+                                ? grid.begin(weights.rows(), weights.cols())->shape().group_size
+                                : 0;
+  const HessianFactorOptions factor_options{.damping = options.damping, .order = options.order};
+  return quantize_with_feedback(grid, weights,
+                                factorize_hessian(hessian, group_size, factor_options), options);
+}
+
+ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const float> weights,
                                            const HessianFactor& factor,
                                            const ErrorFeedbackOptions& options) {
   require(weights.cols() == factor.size(), "weights of {} columns with a Hessian of {}",
@@ -328,21 +339,43 @@ double feedback_objective(MatrixView<const float> weights, MatrixView<const floa
           "weights [{}, {}], quantised weights [{}, {}] and a Hessian [{}, {}] do not match",
           weights.rows(), weights.cols(), quantized.rows(), quantized.cols(), hessian.rows(),
           hessian.cols());
-  std::vector<double> of_row(weights.rows());
-  parallel_for(weights.rows(), [&](size_t r) {
-    std::vector<double> error(weights.cols());
-    for (size_t c = 0; c < error.size(); ++c) {
-      error[c] = static_cast<double>(weights(r, c)) - static_cast<double>(quantized(r, c));
+  // (W - Q) H in tiles of H, for a panel of rows at a time.
+  constexpr size_t kRows = 128, kTile = 128;
+  static_assert(kTile % kProductColumns == 0);
+  const size_t cols = weights.cols(), tiles = (cols + kTile - 1) / kTile, padded = tiles * kTile;
+  const size_t panels = (weights.rows() + kRows - 1) / kRows;
+  std::vector<double> of_panel(panels);
+  parallel_for(panels, [&](size_t p) {
+    const size_t first = p * kRows, rows = std::min(kRows, weights.rows() - first);
+    std::vector<double, PanelAllocator<double>> error(rows * padded), tile(kTile * kTile),
+        product(rows * kTile);
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t c = 0; c < cols; ++c) {
+        error[r * padded + c] = static_cast<double>(weights(first + r, c)) -
+                                static_cast<double>(quantized(first + r, c));
+      }
     }
     double total = 0;
-    for (size_t i = 0; i < error.size(); ++i) {
-      double product = 0;
-      for (size_t j = 0; j < error.size(); ++j) product += hessian(i, j) * error[j];
-      total += error[i] * product;
+    for (size_t column = 0; column < cols; column += kTile) {
+      const size_t width = std::min(kTile, cols - column);
+      std::fill(product.begin(), product.end(), 0.0);
+      for (size_t row = 0; row < cols; row += kTile) {
+        const size_t depth = std::min(kTile, cols - row);
+        for (size_t k = 0; k < depth; ++k) {
+          std::copy_n(&hessian(row + k, column), width, &tile[k * kTile]);
+        }
+        subtract_product(&error[row], padded, tile.data(), kTile, depth, product.data(), kTile,
+                         rows, kTile);
+      }
+      for (size_t r = 0; r < rows; ++r) {
+        for (size_t c = 0; c < width; ++c) {
+          total -= product[r * kTile + c] * error[r * padded + column + c];
+        }
+      }
     }
-    of_row[r] = total;
+    of_panel[p] = total;
   });
-  return std::accumulate(of_row.begin(), of_row.end(), 0.0);
+  return std::accumulate(of_panel.begin(), of_panel.end(), 0.0);
 }
 
 }  // namespace fewbit

@@ -36,6 +36,9 @@ enum class GroupGrids {
 };
 
 struct ErrorFeedbackOptions {
+  // Of the factor (hessian_factor.h).
+  double damping = 0.01;
+  ColumnOrder order = ColumnOrder::none;
   GroupGrids group_grids = GroupGrids::fresh;
   // Columns of one block of GroupGrids::stale; has no influence otherwise.
   size_t block_size = 128;
@@ -52,8 +55,14 @@ struct ErrorFeedbackResult {
   size_t dead_columns = 0;  // their weights count as 0
 };
 
-// Quantises `weights` [out, in]. Errors: shapes that do not match, non-finite weights, tiles that
-// the order of columns or the block size would split.
+// Quantises `weights` [out, in] with `hessian` [in, in], symmetric. Errors: shapes that do not
+// match, non-finite weights, tiles that the order of columns or the block size would split.
+ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const float> weights,
+                                           MatrixView<const double> hessian,
+                                           const ErrorFeedbackOptions& options);
+
+// The same with a factor that several matrices share; damping and order are those of the factor,
+// not those of `options`.
 ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const float> weights,
                                            const HessianFactor& factor,
                                            const ErrorFeedbackOptions& options);

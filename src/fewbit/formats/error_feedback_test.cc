@@ -490,6 +490,15 @@ TEST(HessianFactorTest, UselessHessiansGiveRoundToNearestAndSaySo) {
   }
 }
 
+TEST(ErrorFeedbackTest, SharedFactorGivesTheSameResultAsTheHessian) {
+  const Matrix w = random_weights(20, 100, 17);
+  const DoubleMatrix h = random_hessian(100, 17);
+  const auto grid = uniform({{"group_size", "25"}});
+  const ErrorFeedbackOptions options{.damping = 0.05, .order = ColumnOrder::gar};
+  EXPECT_EQ(quantize_with_feedback(*grid, w.view(), h.view(), options).matrix,
+            solve(*grid, w, h, {.damping = 0.05, .order = ColumnOrder::gar}).result.matrix);
+}
+
 TEST(ErrorFeedbackTest, RefusesWhatDoesNotMatch) {
   const Matrix w = random_weights(4, 40, 16);
   const auto grid = uniform({{"group_size", "20"}});

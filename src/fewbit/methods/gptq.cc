@@ -9,19 +9,24 @@ namespace {
 
 constexpr const char* kOrders[] = {"none", "dynamic", "static", "gar"};
 
-ErrorFeedbackOptions feedback_options(const OptionValues& options) {
-  ErrorFeedbackOptions result;
+HessianFactorOptions factor_options(const OptionValues& options) {
+  HessianFactorOptions result;
   result.damping = options.real("damping");
-  result.block_size = static_cast<size_t>(options.integer("block_size"));
   const std::string& order = options.text("act_order");
-  const std::string& grids = options.text("group_grids");
   if (order == "dynamic") result.order = ColumnOrder::dynamic;
   if (order == "static") result.order = ColumnOrder::fixed;
   if (order == "gar") result.order = ColumnOrder::gar;
+  return result;
+}
+
+ErrorFeedbackOptions feedback_options(const OptionValues& options) {
+  ErrorFeedbackOptions result;
+  result.block_size = static_cast<size_t>(options.integer("block_size"));
+  const std::string& grids = options.text("group_grids");
   result.group_grids = grids == "fresh"   ? GroupGrids::fresh
                        : grids == "stale" ? GroupGrids::stale
                                           : GroupGrids::beforehand;
-  if (result.order == ColumnOrder::fixed) {
+  if (options.text("act_order") == "static") {
     require(!options.given("group_grids") || grids == "static",
             "option 'group_grids': act_order=static fits every grid beforehand; leave it out or "
             "write group_grids=static");
@@ -35,6 +40,7 @@ class GptqPass : public Pass {
   GptqPass(const OptionValues& options, GridChoice grid)
       : grid_(std::move(grid)),
         selection_(options.text("layers")),
+        factor_(factor_options(options)),
         feedback_(feedback_options(options)),
         true_sequential_(options.boolean("true_sequential")) {}
 
@@ -85,6 +91,8 @@ class GptqPass : public Pass {
     require(stats.tokens() > 0 || unreached_expert, "{}: no calibration input reached it",
             step.site);
     const DoubleMatrix hessian = unreached_expert ? DoubleMatrix() : stats.hessian();
+    // The linears of a step share H, and its factor unless they visit the columns by other groups.
+    std::optional<HessianFactor> factor;
     for (const std::string& layer : step.linears) {
       if (std::find(layers.begin(), layers.end(), layer) == layers.end()) continue;
       quantize_layer(block, layer, name(), [&](MatrixView<const float> weights) {
@@ -94,9 +102,13 @@ class GptqPass : public Pass {
                               {},
                               {"no calibration token reached this expert: round to nearest"}};
         }
-        auto result = quantize_with_feedback(*grid, weights, hessian.view(), feedback_);
+        const size_t group_size = grid->begin(weights.rows(), weights.cols())->shape().group_size;
+        if (!factor || factor->group_size != group_size) {
+          factor = factorize_hessian(hessian.view(), group_size, factor_);
+        }
+        auto result = quantize_with_feedback(*grid, weights, *factor, feedback_);
         LayerOutcome outcome{std::move(result.matrix), 2 * result.loss, {}};
-        if (!result.message.empty()) outcome.warnings.push_back(result.message);
+        if (!factor->message.empty()) outcome.warnings.push_back(factor->message);
         return outcome;
       });
     }
@@ -104,6 +116,7 @@ class GptqPass : public Pass {
 
   GridChoice grid_;
   LayerSelection selection_;
+  HessianFactorOptions factor_;
   ErrorFeedbackOptions feedback_;
   bool true_sequential_;
 };

@@ -95,7 +95,8 @@ class Decoder::Run {
 
   Qkv<at::Tensor> project_qkv(const at::Tensor& normed) const {
     const at::Tensor x = site("attn.input", normed);
-    return {heads(linear("attn.q", x)), heads(linear("attn.k", x)), heads(linear("attn.v", x))};
+    const std::vector<at::Tensor> y = linears({"attn.q", "attn.k", "attn.v"}, x);
+    return {heads(y[0]), heads(y[1]), heads(y[2])};
   }
 
   at::Tensor project(Linear which, const at::Tensor& x) const {
@@ -114,7 +115,8 @@ class Decoder::Run {
 
   GateUp<at::Tensor> project_gate_up(const at::Tensor& normed, size_t expert) const {
     const at::Tensor x = site(mlp_name(expert, "input"), normed);
-    return {linear(mlp_name(expert, "gate"), x), linear(mlp_name(expert, "up"), x)};
+    std::vector<at::Tensor> y = linears({mlp_name(expert, "gate"), mlp_name(expert, "up")}, x);
+    return {std::move(y[0]), std::move(y[1])};
   }
   at::Tensor project_up(const at::Tensor& normed, size_t expert) const {
     return linear(mlp_name(expert, "up"), site(mlp_name(expert, "input"), normed));
@@ -212,6 +214,16 @@ class Decoder::Run {
   at::Tensor linear(std::string_view layer, const at::Tensor& x) const {
     return ops::linear(x, weight(layer), bias(layer));
   }
+  // Linears of one input.
+  std::vector<at::Tensor> linears(const std::vector<std::string>& layers,
+                                  const at::Tensor& x) const {
+    std::vector<at::Tensor> weights, biases;
+    for (const std::string& layer : layers) {
+      weights.push_back(weight(layer));
+      biases.push_back(bias(layer));
+    }
+    return ops::linears(x, weights, biases);
+  }
   at::Tensor full_norm(std::string_view layer, const at::Tensor& x) const {
     if (spec_.norm == NormKind::rms) return plain_norm(layer, x);
     return ops::layer_norm(x, weight(layer), bias(layer), spec_.norm_epsilon);
@@ -257,7 +269,7 @@ BlockState Decoder::run(size_t block, const BlockState& state, const ParameterMa
   BlockState next{{}, state.side};
   try {
     if (block == 0) {
-      const at::Tensor rows = at::embedding(parameter(parameters, "embed.weight"), state.value);
+      const at::Tensor rows = ops::embed(parameter(parameters, "embed.weight"), state.value);
       Run run(*this, "", 0, parameters, hooks);
       next.value = decoder_embedding(spec_, run, rows);
     } else if (block + 1 < blocks_.size()) {

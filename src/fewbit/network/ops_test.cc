@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "fewbit/base/error.h"
+#include "fewbit/base/threads.h"
 #include "fewbit/network/ops_generic.h"
 
 namespace fewbit::ops {
@@ -96,6 +97,107 @@ TEST_F(OpsTest, LinearTakesWeightsThatAreFunctionsOfParameters) {
     return at::matmul(t[0], (t[1] * t[2].tanh()).t());
   };
   expect_agrees(fused, formula, {random({5, 16}), random({24, 16}), random({24, 1})});
+}
+
+TEST_F(OpsTest, LinearsOfOneInputAgreeWithOneByOne) {
+  const Function fused = [](const Tensors& t) {
+    return at::cat(ops::linears(t[0], {t[1], t[2]}, {t[3], {}}), -1);
+  };
+  const Function formula = [](const Tensors& t) {
+    return at::cat({at::matmul(t[0], t[1].t()) + t[3], at::matmul(t[0], t[2].t())}, -1);
+  };
+  expect_agrees(fused, formula,
+                {random({700, 24}), random({40, 24}), random({16, 24}), random({40})});
+  // An output that the loss does not use.
+  const Function first = [](const Tensors& t) { return ops::linears(t[0], {t[1], t[2]})[0]; };
+  const Function first_formula = [](const Tensors& t) { return at::matmul(t[0], t[1].t()); };
+  expect_agrees(first, first_formula, {random({7, 24}), random({40, 24}), random({16, 24})});
+}
+
+TEST_F(OpsTest, EmbedSumsTheGradientsOfRepeatedTokens) {
+  const at::Tensor tokens = at::tensor({3, 0, 3, 3, 1, 5}, at::kLong).view({2, 3});
+  const Function fused = [&](const Tensors& t) { return ops::embed(t[0], tokens); };
+  const Function formula = [&](const Tensors& t) { return at::embedding(t[0], tokens); };
+  expect_agrees(fused, formula, {random({6, 19})});
+}
+
+// Everything that reads a leaf, so that one pass tells whether any gradient goes astray.
+at::Tensor tiny_model(const Tensors& t, const at::Tensor& tokens) {
+  at::Tensor x = ops::embed(t[0], tokens);
+  x = ops::rms_norm(x, t[1], 1e-5, false);
+  x = ops::layer_norm(x, t[2], t[3], 1e-5);
+  const Tensors y = ops::linears(x, {t[4], t[5]}, {t[6], {}});
+  x = ops::gated_activation(y[0], y[1], Activation::silu);
+  x = ops::linear(x, t[7], {});
+  return ops::cross_entropy_sum(x, t[0], tokens);
+}
+
+TEST_F(OpsTest, LeavesTakeTheirGradientsDirectly) {
+  const at::Tensor tokens = at::randint(0, 11, {300}, at::kLong);
+  Tensors leaves;
+  for (const auto& shape :
+       std::vector<std::vector<int64_t>>{{11, 8}, {8}, {8}, {8}, {12, 8}, {12, 8}, {12}, {8, 12}}) {
+    leaves.push_back(at::randn(shape));
+  }
+  const Tensors expected =
+      gradients([&](const Tensors& t) { return tiny_model(t, tokens); }, leaves, at::ones({}));
+  Tensors direct;
+  for (const at::Tensor& leaf : leaves) {
+    direct.push_back(leaf.clone().set_requires_grad(true));
+    direct.back().mutable_grad() = at::ones_like(leaf);
+  }
+  const AccumulateIntoLeaves scope;
+  tiny_model(direct, tokens).backward();
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    EXPECT_LT(relative_error(direct[i].grad() - 1, expected[i]), 1e-5) << "leaf " << i;
+  }
+}
+
+TEST_F(OpsTest, ResultsDoNotDependOnTheThreads) {
+  const size_t before = thread_count();
+  for (const MatmulDtype dtype : {MatmulDtype::f32, MatmulDtype::bf16}) {
+    set_matmul_dtype(dtype);
+    std::vector<Tensors> results;
+    for (const size_t threads : {1, 3}) {
+      set_thread_count(threads);
+      at::manual_seed(3);
+      const at::Tensor tokens = at::randint(0, 50, {1300}, at::kLong);
+      Tensors leaves;
+      for (const auto& shape : std::vector<std::vector<int64_t>>{
+               {50, 64}, {64}, {64}, {64}, {600, 64}, {600, 64}, {600}, {64, 600}}) {
+        leaves.push_back((at::randn(shape) * 0.2).set_requires_grad(true));
+      }
+      tiny_model(leaves, tokens).backward();
+      at::Tensor q = at::randn({2, 100, 4, 16}).set_requires_grad(true);
+      const at::Tensor k = at::randn({2, 100, 2, 16}).set_requires_grad(true);
+      const at::Tensor y = ops::attend(q, k, k, {.scale = 0.25});
+      (y * y).sum().backward();
+      Tensors result{y.detach(), q.grad(), k.grad()};
+      for (const at::Tensor& leaf : leaves) result.push_back(leaf.grad());
+      results.push_back(result);
+    }
+    for (size_t i = 0; i < results[0].size(); ++i) {
+      EXPECT_TRUE(at::equal(results[0][i], results[1][i])) << i;
+    }
+  }
+  set_thread_count(before);
+}
+
+TEST_F(OpsTest, Bf16CopiesStandInForTheirWeights) {
+  set_matmul_dtype(MatmulDtype::bf16);
+  const at::Tensor x = at::randn({5, 32}), weight = at::randn({8, 32}), other = at::randn({8, 32});
+  const at::Tensor copy = other.to(at::kBFloat16);
+  Bf16Copies copies;
+  copies.set(weight.data_ptr<float>(), reinterpret_cast<const uint16_t*>(copy.data_ptr()));
+  const at::Tensor expected = ops::linear(x, other, {});
+  const UseBf16Copies scope(copies);
+  EXPECT_TRUE(at::equal(ops::linear(x, weight, {}), expected));
+}
+
+TEST_F(OpsTest, SecondDerivativesAreRefused) {
+  const at::Tensor x = at::randn({4, 8}).set_requires_grad(true);
+  const at::Tensor y = ops::activate(x, Activation::silu).sum();
+  EXPECT_THROW(torch::autograd::grad({y}, {x}, {}, true, /*create_graph=*/true), std::exception);
 }
 
 TEST_F(OpsTest, LinearRefusesAWeightOfAnotherWidth) {
@@ -247,6 +349,22 @@ INSTANTIATE_TEST_SUITE_P(
                       AttentionCase{2, 70, 70, 2, 2, 32, {.scale = 0.2, .window = 13}},
                       AttentionCase{1, 3, 21, 2, 1, 8, {.scale = 0.3, .window = 6}},
                       AttentionCase{1, 130, 130, 1, 1, 64, {.scale = 0.125}}));
+
+TEST_F(OpsTest, Bf16AttentionAndLossAreCloseToF32) {
+  set_matmul_dtype(MatmulDtype::bf16);
+  const AttentionOptions options{.scale = 0.25, .softcap = {}, .window = 0};
+  expect_agrees([&](const Tensors& t) { return ops::attend(t[0], t[1], t[2], options); },
+                [&](const Tensors& t) { return naive_attention(t, options); },
+                {random({1, 90, 4, 16}), random({1, 90, 2, 16}), random({1, 90, 2, 16})}, 1.2e-2);
+  const at::Tensor targets = at::randint(0, 70, {260}, at::kLong);
+  expect_agrees([&](const Tensors& t) { return ops::cross_entropy_sum(t[0], t[1], targets); },
+                [&](const Tensors& t) {
+                  return -at::log_softmax(at::matmul(t[0], t[1].t()), -1)
+                              .gather(-1, targets.unsqueeze(-1))
+                              .sum();
+                },
+                {random({260, 32}) * 0.3, random({70, 32})}, 8e-3);
+}
 
 TEST_F(OpsTest, ActivationsAgreeWithTheirFormulas) {
   const std::vector<std::pair<Activation, std::function<at::Tensor(at::Tensor)>>> formulas = {

@@ -10,6 +10,7 @@
 #include "fewbit/base/version.h"
 #include "fewbit/calibrate/quantize_model.h"
 #include "fewbit/eval/perplexity.h"
+#include "fewbit/eval/text_tokens.h"
 #include "fewbit/methods/registry.h"
 #include "fewbit/model/checkpoint.h"
 #include "fewbit/model/model_text.h"
@@ -69,7 +70,7 @@ EvaluationOptions evaluation_options(const WindowPlan& plan, const Checkpoint& c
                                      size_t batch_tokens) {
   EvaluationOptions options;
   options.batch = std::max<size_t>(1, batch_tokens / plan.longest_input());
-  options.vocabulary = load_tokenizer(checkpoint).vocab_size();
+  options.vocabulary = load_tokenizer(checkpoint).vocabulary_size();
   return options;
 }
 
@@ -108,8 +109,8 @@ JobResult run_reference(const Job& job, size_t batch_tokens) {
   row["protocol"] = to_json(protocol_of(plan, json_get<std::string>(dataset, "text_form")));
   row["loss16"] = loss.loss().value;
   row["loss16_se"] = loss.loss().standard_error;
-  row["vocab_size"] = load_tokenizer(checkpoint).vocab_size();
-  row["model_bytes"] = checkpoint.file_bytes;
+  row["vocab_size"] = load_tokenizer(checkpoint).vocabulary_size();
+  row["model_bytes"] = checkpoint.tensor_bytes;
   add_cost(row, clock);
   return {std::move(row), loss.window_nll, loss.window_tokens};
 }
@@ -141,7 +142,7 @@ JobResult run_quantize(const Job& job, const StudyStore& store) {
   Json row = provenance(job);
   row["bpw"] = model.bits_per_weight();
   row["quantized_weights"] = model.quantized_weights();
-  row["model_bytes"] = open_checkpoint(directory).file_bytes;
+  row["model_bytes"] = open_checkpoint(directory).tensor_bytes;
   add_cost(row, clock);
   return {std::move(row), {}, {}};
 }

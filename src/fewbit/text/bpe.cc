@@ -128,7 +128,9 @@ void BpeModel::compute_word(std::string_view word, Scratch& scratch,
   }
   scratch.ids.clear();
   start_symbols(word, scratch.ids);
-  if (scratch.ids.size() <= kShortWord) {
+  if (merges_.size() == 0) {
+    // A vocabulary of bytes or characters.
+  } else if (scratch.ids.size() <= kShortWord) {
     merge_short(scratch);
   } else {
     merge_long(scratch);

@@ -19,5 +19,17 @@ TEST(ByteTokenizerTest, IdsAreTheBytesOfTheText) {
   EXPECT_EQ(tokenizer.decode(ids), text);
 }
 
+TEST(ByteTokenizerTest, SpecialTokensFollowTheBytes) {
+  const std::vector<std::string> special = {"<|endoftext|>", "<|pad|>"};
+  const Tokenizer tokenizer =
+      Tokenizer::from_json(byte_tokenizer_json(special))
+          .with_config(parse_json(tokenizer_config_json(special[0]), "config"));
+  EXPECT_EQ(tokenizer.vocabulary_size(), 258u);
+  EXPECT_EQ(tokenizer.special().eos, 256);
+  EXPECT_EQ(tokenizer.special().end_of_generation, std::vector<TokenId>{256});
+  EXPECT_EQ(tokenizer.encode("a<|pad|>"), (std::vector<TokenId>{'a', 257}));
+  EXPECT_EQ(tokenizer.encode("<|pad|>", {.parse_special = false}).size(), 7u);
+}
+
 }  // namespace
 }  // namespace fewbit
