@@ -42,6 +42,14 @@ struct OpenModel {
   std::unique_ptr<TorchLanguageModel> model;
 };
 
+at::Device device_of(const std::string& name) {
+  try {
+    return at::Device(name);
+  } catch (const c10::Error&) {
+    fail("device '{}' is not known: cpu, cuda or cuda:N", name);
+  }
+}
+
 OpenModel open_model(const std::string& path, const EvalArguments& arguments) {
   OpenModel open;
   open.checkpoint = open_checkpoint(path);
@@ -50,7 +58,7 @@ OpenModel open_model(const std::string& path, const EvalArguments& arguments) {
                                             : TorchLanguageModel::Residency::resident;
   open.model = std::make_unique<TorchLanguageModel>(
       std::make_shared<Decoder>(open.checkpoint.spec, open.checkpoint.tensors,
-                                at::Device(arguments.device)),
+                                device_of(arguments.device)),
       residency);
   return open;
 }

@@ -2,9 +2,12 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "fewbit/base/error.h"
+#include "fewbit/base/threads.h"
+#include "fewbit/network/gemm.h"
 
 namespace fewbit {
 namespace {
@@ -27,6 +30,7 @@ class HiddenResult : public ForwardResult {
     const at::NoGradGuard no_grad;
     const at::Tensor panel =
         hidden_.narrow(0, static_cast<int64_t>(first), static_cast<int64_t>(out.rows()));
+    if (in_place(panel)) return products(panel, out);
     const at::Tensor values = decoder_->logits(panel, parameters_).to(at::kCPU).contiguous();
     const float* row = values.data_ptr<float>();
     for (size_t r = 0; r < out.rows(); ++r, row += vocabulary) {
@@ -35,6 +39,46 @@ class HiddenResult : public ForwardResult {
   }
 
  private:
+  // Whether the products can be written where they are wanted.
+  bool in_place(const at::Tensor& panel) const {
+    const auto plain = [](const at::Tensor& x) {
+      return x.device().is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous();
+    };
+    return plain(panel) && plain(decoder_->head_weight(parameters_)) &&
+           ops::matmul_dtype() == ops::MatmulDtype::f32;
+  }
+
+  // Decoder::logits() with columns split over the threads, since a panel has few rows.
+  void products(const at::Tensor& panel, MatrixView<float> out) const {
+    constexpr size_t kTaskColumns = 1024;
+    const auto width = static_cast<size_t>(panel.size(1));
+    const float* rows = panel.data_ptr<float>();
+    const float* weight = decoder_->head_weight(parameters_).data_ptr<float>();
+    const ops::HeadOptions options = decoder_->head_options(parameters_);
+    const float* bias = options.bias.defined() ? options.bias.data_ptr<float>() : nullptr;
+    parallel_for_chunks(out.cols(), kTaskColumns, [&](size_t first, size_t last) {
+      gemm({.m = out.rows(),
+            .n = last - first,
+            .k = width,
+            .transpose_b = true,
+            .stride_a = width,
+            .stride_b = width,
+            .stride_c = out.stride()},
+           rows, weight + first * width, out.data() + first);
+      for (size_t r = 0; r < out.rows() && (bias || options.softcap); ++r) {
+        for (size_t v = first; v < last; ++v) {
+          float z = out(r, v);
+          if (bias) z += bias[v];
+          if (options.softcap) {
+            const auto cap = static_cast<float>(*options.softcap);
+            z = cap * std::tanh(z / cap);
+          }
+          out(r, v) = z;
+        }
+      }
+    });
+  }
+
   std::shared_ptr<const Decoder> decoder_;
   at::Tensor hidden_;
   ParameterMap parameters_;
