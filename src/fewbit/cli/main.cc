@@ -1,4 +1,6 @@
 // The command line: one subcommand per verb.
+#include <glog/logging.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -22,6 +24,8 @@ int main(int argc, char** argv) {
   app.fallthrough(false);
   initialise_logging(/*quiet=*/false, /*verbose=*/false);
   install_interrupt_handlers();
+  // Ceres reports through glog what the fits report themselves, with warnings that users can use.
+  FLAGS_minloglevel = google::GLOG_FATAL;
   try {
     cli::add_verbs(app);
     app.parse(argc, argv);

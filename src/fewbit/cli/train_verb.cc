@@ -1,6 +1,7 @@
 // fewbit train: a suite of models from scratch, resumable to the bit.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <numeric>
@@ -24,6 +25,7 @@ namespace {
 struct TrainArguments {
   std::string suite, output;
   size_t workers = 0;
+  double state_interval = 60;
   bool dry_run = false, json = false;
 };
 
@@ -88,6 +90,7 @@ void train_all(const Suite& suite, const TrainingText& text, const TrainArgument
       const TrainingRun& run = suite.runs[order[i]];
       uint64_t seen = 0;
       TrainingOptions options;
+      options.state_interval_seconds = arguments.state_interval;
       options.on_step = [&](uint64_t step, double loss) {
         // The first call of a resumed run counts what it did not have to do.
         const uint64_t advance = (step - seen) * run.tokens_per_step();
@@ -157,6 +160,9 @@ void add_train_verb(CLI::App& app) {
   verb->add_option("--workers", arguments->workers,
                    "runs at a time (default: one for every processor)")
       ->check(CLI::Range(size_t{1}, size_t{1024}));
+  verb->add_option("--state-interval", arguments->state_interval,
+                   "seconds between writes of the resumable state (default 60)")
+      ->check(CLI::Range(0.0, 1e6));
   verb->add_flag("--dry-run", arguments->dry_run, "print sizes, steps and cost; train nothing");
   verb->add_flag("--json", arguments->json, "machine-readable summary");
   verb->callback([arguments] { run(*arguments); });
