@@ -5,6 +5,8 @@
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/threads.h"
+#include "fewbit/network/row_kernels.h"
+#include "fewbit/train/adamw_kernels.h"
 
 namespace fewbit {
 namespace {
@@ -29,29 +31,60 @@ std::vector<Piece> cut(size_t tensors, Sizes size_of) {
   return pieces;
 }
 
+// Small tensors go together into one task, so that tiny models do not pay for waking threads.
+// `body` is called for every piece.
+template <class Body>
+void over_pieces(const std::vector<Piece>& pieces, Body&& body) {
+  std::vector<size_t> starts;
+  size_t elements = kChunk;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    if (elements + pieces[i].count > kChunk) {
+      starts.push_back(i);
+      elements = 0;
+    }
+    elements += pieces[i].count;
+  }
+  starts.push_back(pieces.size());
+  parallel_for(starts.size() - 1, [&](size_t task) {
+    for (size_t i = starts[task]; i < starts[task + 1]; ++i) body(i);
+  });
+}
+
+size_t elements_of(const at::Tensor& tensor) { return static_cast<size_t>(tensor.numel()); }
+
 }  // namespace
 
 TrainedTensor trained_tensor(std::string name, const at::Tensor& value) {
-  return {std::move(name), value, at::zeros_like(value), at::zeros_like(value), value.dim() > 1};
+  TrainedTensor tensor;
+  tensor.name = std::move(name);
+  tensor.value = value;
+  tensor.first_moment = at::zeros_like(value);
+  tensor.second_moment = at::zeros_like(value);
+  tensor.decay = value.dim() > 1;
+  return tensor;
 }
 
 double global_norm(const std::vector<at::Tensor>& gradients) {
-  const auto pieces =
-      cut(gradients.size(), [&](size_t t) { return static_cast<size_t>(gradients[t].numel()); });
+  std::vector<at::Tensor> one = gradients;
+  return reduce_gradients(std::span(&one, 1));
+}
+
+double reduce_gradients(std::span<std::vector<at::Tensor>> shards) {
+  require(!shards.empty(), "no shard of gradients");
+  for (const auto& shard : shards) {
+    require(shard.size() == shards[0].size(), "shards of {} and {} gradients", shards[0].size(),
+            shard.size());
+  }
+  const auto pieces = cut(shards[0].size(), [&](size_t t) { return elements_of(shards[0][t]); });
   std::vector<double> sums(pieces.size());
-  parallel_for(pieces.size(), [&](size_t i) {
-    const float* g = gradients[pieces[i].tensor].data_ptr<float>() + pieces[i].first;
-    // Independent lanes, so that the compiler may use vectors.
-    constexpr size_t kLanes = 8;
-    double lanes[kLanes] = {};
-    size_t j = 0;
-    for (; j + kLanes <= pieces[i].count; j += kLanes) {
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        lanes[lane] += static_cast<double>(g[j + lane]) * g[j + lane];
-      }
+  over_pieces(pieces, [&](size_t i) {
+    const Piece& piece = pieces[i];
+    float* total = shards[0][piece.tensor].data_ptr<float>() + piece.first;
+    std::vector<const float*> parts;
+    for (const auto& shard : shards.subspan(1)) {
+      parts.push_back(shard[piece.tensor].data_ptr<float>() + piece.first);
     }
-    for (; j < pieces[i].count; ++j) lanes[0] += static_cast<double>(g[j]) * g[j];
-    for (const double lane : lanes) sums[i] += lane;
+    sums[i] = kernels::add_parts(total, parts, piece.count);
   });
   double total = 0;
   for (const double sum : sums) total += sum;
@@ -63,29 +96,32 @@ void adamw_step(std::vector<TrainedTensor>& tensors, const std::vector<at::Tenso
   require(tensors.size() == gradients.size(), "{} gradients for {} tensors", gradients.size(),
           tensors.size());
   constexpr double kClipEpsilon = 1e-6;
-  const auto clip = static_cast<float>(
-      options.clip_norm > 0 ? std::min(1.0, options.clip_norm / (norm + kClipEpsilon)) : 1.0);
-  const double correction1 = 1 - std::pow(options.beta1, static_cast<double>(step + 1));
-  const double correction2 = 1 - std::pow(options.beta2, static_cast<double>(step + 1));
-  const auto beta1 = static_cast<float>(options.beta1), beta2 = static_cast<float>(options.beta2);
-  const auto rate = static_cast<float>(learning_rate / correction1);
-  const auto root_correction = static_cast<float>(1 / std::sqrt(correction2));
-  const auto epsilon = static_cast<float>(options.epsilon);
-  const auto pieces =
-      cut(tensors.size(), [&](size_t t) { return static_cast<size_t>(tensors[t].value.numel()); });
-  parallel_for(pieces.size(), [&](size_t i) {
-    TrainedTensor& tensor = tensors[pieces[i].tensor];
-    const auto keep =
-        static_cast<float>(1 - (tensor.decay ? learning_rate * options.weight_decay : 0.0));
-    float* value = tensor.value.data_ptr<float>() + pieces[i].first;
-    float* m = tensor.first_moment.data_ptr<float>() + pieces[i].first;
-    float* v = tensor.second_moment.data_ptr<float>() + pieces[i].first;
-    const float* gradient = gradients[pieces[i].tensor].data_ptr<float>() + pieces[i].first;
-    for (size_t j = 0; j < pieces[i].count; ++j) {
-      const float g = gradient[j] * clip;
-      m[j] = beta1 * m[j] + (1 - beta1) * g;
-      v[j] = beta2 * v[j] + (1 - beta2) * g * g;
-      value[j] = value[j] * keep - rate * m[j] / (std::sqrt(v[j]) * root_correction + epsilon);
+  const double clip =
+      options.clip_norm > 0 ? std::min(1.0, options.clip_norm / (norm + kClipEpsilon)) : 1.0;
+  const double updates = static_cast<double>(step + 1);
+  const double correction1 = 1 - std::pow(options.beta1, updates);
+  const double correction2 = 1 - std::pow(options.beta2, updates);
+  const auto pieces = cut(tensors.size(), [&](size_t t) { return elements_of(tensors[t].value); });
+  over_pieces(pieces, [&](size_t i) {
+    const Piece& piece = pieces[i];
+    TrainedTensor& tensor = tensors[piece.tensor];
+    const double rate = learning_rate * tensor.rate_factor;
+    const kernels::AdamWConstants constants{
+        .clip = static_cast<float>(clip),
+        .beta1 = static_cast<float>(options.beta1),
+        .beta2 = static_cast<float>(options.beta2),
+        .keep = static_cast<float>(1 - (tensor.decay ? rate * options.weight_decay : 0.0)),
+        .rate = static_cast<float>(rate / correction1),
+        .root_correction = static_cast<float>(1 / std::sqrt(correction2)),
+        .epsilon = static_cast<float>(options.epsilon)};
+    float* value = tensor.value.data_ptr<float>() + piece.first;
+    kernels::adamw(constants, gradients[piece.tensor].data_ptr<float>() + piece.first, piece.count,
+                   value, tensor.first_moment.data_ptr<float>() + piece.first,
+                   tensor.second_moment.data_ptr<float>() + piece.first);
+    if (tensor.bf16_copy.defined()) {
+      kernels::to_bf16(
+          value, piece.count,
+          reinterpret_cast<Bf16*>(tensor.bf16_copy.data_ptr<at::BFloat16>()) + piece.first);
     }
   });
 }

@@ -1,8 +1,5 @@
 #include "fewbit/train/training_run.h"
 
-#include <ATen/Parallel.h>
-#include <torch/csrc/autograd/autograd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -14,11 +11,10 @@
 #include "fewbit/base/file.h"
 #include "fewbit/base/interrupt.h"
 #include "fewbit/base/progress.h"
-#include "fewbit/base/threads.h"
 #include "fewbit/io/safetensors.h"
 #include "fewbit/model/write_checkpoint.h"
-#include "fewbit/network/decoder.h"
 #include "fewbit/train/data_order.h"
+#include "fewbit/train/gradient_step.h"
 
 namespace fewbit {
 namespace {
@@ -85,55 +81,6 @@ class State {
             {"first_moment.", tensor.first_moment},
             {"second_moment.", tensor.second_moment}};
   }
-};
-
-// Loss and gradients of one batch, shard by shard.
-class GradientStep {
- public:
-  GradientStep(const Decoder& decoder, const TrainingRun& run, std::vector<TrainedTensor>& tensors)
-      : decoder_(decoder), run_(run) {
-    for (TrainedTensor& tensor : tensors) {
-      at::Tensor leaf = tensor.value.detach().requires_grad_(true);  // shares the storage
-      leaves_.push_back(leaf);
-      parameters_[tensor.name] = leaf;
-    }
-  }
-
-  // Mean loss in nats per token; `gradients` get its gradients.
-  double run(const TrainingBatch& batch, std::vector<at::Tensor>& gradients) {
-    const int64_t sequences = batch.inputs.size(0);
-    const size_t shards = std::min(run_.shards, static_cast<size_t>(sequences));
-    std::vector<std::vector<at::Tensor>> parts(shards);
-    std::vector<double> losses(shards);
-    const double scale = 1.0 / static_cast<double>(batch.inputs.numel());
-    parallel_for(shards, [&](size_t s) {
-      at::set_num_threads(1);
-      ops::set_matmul_dtype(run_.dtype);
-      const int64_t first = sequences * static_cast<int64_t>(s) / static_cast<int64_t>(shards);
-      const int64_t last = sequences * static_cast<int64_t>(s + 1) / static_cast<int64_t>(shards);
-      const at::Tensor inputs = batch.inputs.narrow(0, first, last - first);
-      const at::Tensor targets = batch.targets.narrow(0, first, last - first).reshape({-1});
-      const at::Tensor hidden = decoder_.hidden_states(inputs, parameters_).flatten(0, 1);
-      const at::Tensor loss = decoder_.loss_sum(hidden, targets, parameters_) * scale;
-      parts[s] = torch::autograd::grad({loss}, leaves_);
-      losses[s] = loss.item<double>();
-    });
-    gradients = std::move(parts[0]);
-    for (at::Tensor& gradient : gradients) gradient = gradient.contiguous();
-    at::NoGradGuard no_grad;
-    for (size_t s = 1; s < shards; ++s) {
-      parallel_for(gradients.size(), [&](size_t t) { gradients[t].add_(parts[s][t]); });
-    }
-    double loss = 0;
-    for (const double part : losses) loss += part;
-    return loss;
-  }
-
- private:
-  const Decoder& decoder_;
-  const TrainingRun& run_;
-  std::vector<at::Tensor> leaves_;
-  ParameterMap parameters_;
 };
 
 // The log up to `steps` updates; what a killed run wrote beyond its state is cut off.
@@ -264,12 +211,11 @@ TrainingOutcome train(const TrainingRun& run, const TrainingText& text,
 
   const Decoder decoder(run.spec, nullptr);
   DataOrder data(text.tokens, run.context, run.sequences, run.seed);
-  GradientStep gradient_step(decoder, run, state.tensors);
+  GradientStep gradient_step(decoder, {run.shards, run.dtype}, state.tensors);
   const uint64_t total = run.total_steps();
   const std::vector<uint64_t> checkpoints = run.checkpoint_steps();
   const uint64_t tail = std::max<uint64_t>(1, total / 10);
   std::ofstream log(directory / kLogName, std::ios::app);
-  std::vector<at::Tensor> gradients;
   Stopwatch since_state;
   while (state.step < total) {
     if (interrupted()) {
@@ -278,13 +224,13 @@ TrainingOutcome train(const TrainingRun& run, const TrainingText& text,
       throw Interrupted();
     }
     const uint64_t step = state.step;
-    const double loss = gradient_step.run(data.batch(step), gradients);
-    const double norm = global_norm(gradients);
+    const double loss = gradient_step.run(data.batch(step));
+    const double norm = gradient_step.norm();
     if (!std::isfinite(loss) || !std::isfinite(norm)) {
-      fail_not_finite(step, loss, state.tensors, gradients);
+      fail_not_finite(step, loss, state.tensors, gradient_step.gradients());
     }
     const double rate = learning_rate(run.schedule, step, total);
-    adamw_step(state.tensors, gradients, norm, rate, step, run.optimizer);
+    adamw_step(state.tensors, gradient_step.gradients(), norm, rate, step, run.optimizer);
     ++state.step;
     log << fmt::format("{},{},{:.6e},{:.6f},{:.6f}\n", state.step,
                        state.step * run.tokens_per_step(), rate, loss, norm);
