@@ -66,7 +66,12 @@ function(fewbit_room NAME)
   set_property(GLOBAL APPEND PROPERTY FEWBIT_ROOMS ${NAME})
 
   if(FEWBIT_BUILD_TESTS AND tests)
-    fewbit_test_program(fewbit_${NAME}_test ${NAME} SOURCES ${tests} LIBRARIES fewbit_${NAME})
+    set(test_libraries fewbit_${NAME})
+    # Any room's tests may read golden files through io.
+    if(TARGET fewbit_io)
+      list(APPEND test_libraries fewbit_io)
+    endif()
+    fewbit_test_program(fewbit_${NAME}_test ${NAME} SOURCES ${tests} LIBRARIES ${test_libraries})
     if(ROOM_TORCH)
       fewbit_use_torch_pch(fewbit_${NAME}_test)
     endif()
