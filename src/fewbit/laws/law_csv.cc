@@ -128,7 +128,7 @@ RowFilter read_row_filter(std::string_view text) {
 LawData parse_law_csv(std::string_view text, std::string what,
                       std::span<const RowFilter> filters) {
   const CsvTable table = parse_csv(text, what);
-  require(find_column(table, number_columns().front().column),
+  require(find_column(table, number_columns().front().column).has_value(),
           "{}: no column N (non-embedding parameters); the columns are: {}", what,
           column_list(table));
   std::vector<std::pair<size_t, std::string>> wanted;
