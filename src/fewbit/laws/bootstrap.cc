@@ -57,7 +57,8 @@ RunGroups group_by_run(const LawData& data, std::span<const size_t> rows) {
   std::unordered_map<std::string, size_t> index;
   for (size_t i = 0; i < rows.size(); ++i) {
     const LawRow& row = data.rows[rows[i]];
-    require(!row.run.empty(), "{}: no run: rows of one training run must share a name in column run",
+    require(!row.run.empty(),
+            "{}: no run: rows of one training run must share a name in column run",
             data.place(rows[i]));
     const auto [found, added] = index.try_emplace(row.run, groups.names.size());
     if (added) {
@@ -84,15 +85,17 @@ BootstrapResult bootstrap(const LawData& data, const FitResult& fit,
   const FitProblem problem = problem_of(data, fit);
   const ObjectiveOptions objective = fit.options.for_quantity(fit.form().quantity);
   const Eigen::VectorXd start = problem.to_solver(fit.law.fitted);
-  DrawSource source{problem, {}, fit.form().reads(LawVariable::params) && has_two_sizes(fit.points)};
+  DrawSource source{
+      problem, {}, fit.form().reads(LawVariable::params) && has_two_sizes(fit.points)};
   BootstrapResult result;
   result.options = options;
   result.clusters = fit.n();
   if (options.by_run) {
     source.groups = group_by_run(data, fit.selection.rows);
     result.clusters = source.groups.names.size();
-    require(result.clusters > 1, "{}: a bootstrap by run needs at least 2 runs; all rows have run '{}'",
-            data.source, source.groups.names.front());
+    require(result.clusters > 1,
+            "{}: a bootstrap by run needs at least 2 runs; all rows have run '{}'", data.source,
+            source.groups.names.front());
   }
   result.fitted.resize(options.draws);
   std::atomic<size_t> redrawn{0};

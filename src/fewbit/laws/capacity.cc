@@ -20,8 +20,8 @@ double upper_tail(double x) { return std::erfc(x / std::numbers::sqrt2) / 2; }
 // Integral of (x - level)^2 over [low, high] under the normal density.
 double cell_error(double level, double low, double high) {
   // Differences of the smaller tails, or cells far out would cancel.
-  const double mass = low > 0 ? upper_tail(low) - upper_tail(high)
-                              : upper_tail(-high) - upper_tail(-low);
+  const double mass =
+      low > 0 ? upper_tail(low) - upper_tail(high) : upper_tail(-high) - upper_tail(-low);
   const double low_term = std::isinf(low) ? 0 : (low - 2 * level) * density(low);
   const double high_term = std::isinf(high) ? 0 : (high - 2 * level) * density(high);
   return (1 + level * level) * mass + low_term - high_term;

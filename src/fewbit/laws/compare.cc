@@ -17,11 +17,10 @@ void fill_hold_outs(const LawData& data, ComparedForm& form) {
   const bool have_runs = std::all_of(rows.begin(), rows.end(),
                                      [&](size_t row) { return !data.rows[row].run.empty(); });
   if (have_runs) form.left_out_rms = pooled_rms_log_error(leave_one_run_out(data, form.fit));
-  const bool can_split = std::all_of(form.fit.points.begin(), form.fit.points.end(),
-                                     [](const LawPoint& at) {
-                                       return at.has(LawVariable::params) &&
-                                              at.has(LawVariable::tokens);
-                                     });
+  const bool can_split =
+      std::all_of(form.fit.points.begin(), form.fit.points.end(), [](const LawPoint& at) {
+        return at.has(LawVariable::params) && at.has(LawVariable::tokens);
+      });
   if (can_split) {
     form.extrapolation_rms = extrapolate(data, form.fit).fit.errors.rms_log_error;
   }
@@ -32,8 +31,8 @@ void fill_hold_outs(const LawData& data, ComparedForm& form) {
 std::vector<std::string> default_comparison(LawQuantity quantity) {
   switch (quantity) {
     case LawQuantity::qid:
-      return {"unified", "exponential", "categorical",   "per_bits",   "ratio",
-              "no_tokens", "constant",  "unified_group", "unified_lr"};
+      return {"unified",   "exponential", "categorical",   "per_bits",  "ratio",
+              "no_tokens", "constant",    "unified_group", "unified_lr"};
     case LawQuantity::loss16:
       return {"kaplan", "chinchilla"};
     case LawQuantity::loss:
@@ -96,8 +95,8 @@ Comparison compare_forms(const LawData& data, const std::vector<std::string>& fo
                      return a.problem.empty() && a.delta_aic < b.delta_aic;
                    });
   const ComparedForm& best = result.forms.front();
-  if (best.problem.empty() && best.fit.goodness.rms_log_error * best.fit.goodness.rms_log_error <
-                                  kNoiseFree) {
+  if (best.problem.empty() &&
+      best.fit.goodness.rms_log_error * best.fit.goodness.rms_log_error < kNoiseFree) {
     result.warnings.push_back(
         "the rows are free of noise: AIC and BIC measure rounding, do not compare them");
   }

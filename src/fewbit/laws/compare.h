@@ -12,7 +12,7 @@ struct ComparedForm {
   std::string form;
   std::string problem;  // why it could not be fitted; empty if it could
   FitResult fit;
-  double delta_aic = kMissing;  // above the lowest AIC
+  double delta_aic = kMissing;     // above the lowest AIC
   double left_out_rms = kMissing;  // rms log error over leave-one-run-out; NaN without runs
   double extrapolation_rms = kMissing;
 };

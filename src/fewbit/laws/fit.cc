@@ -43,8 +43,7 @@ std::vector<Eigen::VectorXd> log_linear_starts(const FitProblem& problem,
 std::vector<Eigen::VectorXd> form_starts(const FitProblem& problem,
                                          const ObjectiveOptions& options) {
   const Form& form = problem.form();
-  const auto candidates =
-      form.starts(problem.points(), {problem.values().data(), problem.rows()});
+  const auto candidates = form.starts(problem.points(), {problem.values().data(), problem.rows()});
   std::vector<Eigen::VectorXd> starts(candidates.size());
   for (size_t i = 0; i < candidates.size(); ++i) starts[i] = problem.to_solver(candidates[i]);
   if (form.starts_to_optimise == 0 || starts.size() <= form.starts_to_optimise) return starts;
@@ -66,9 +65,9 @@ ObjectiveOptions FitOptions::for_quantity(LawQuantity quantity) const {
   result.objective = objective;
   result.floor = floor;
   result.relative_scatter = relative_scatter;
-  result.huber_delta = huber_delta > 0                 ? huber_delta
+  result.huber_delta = huber_delta > 0                ? huber_delta
                        : quantity == LawQuantity::qid ? kHuberDeltaQid
-                                                       : kHuberDeltaLoss;
+                                                      : kHuberDeltaLoss;
   return result;
 }
 
@@ -94,8 +93,7 @@ MultiStart solve_from_starts(const FitProblem& problem, const ObjectiveOptions& 
                                                   : form_starts(problem, options);
   result.starts = starts.size();
   std::vector<Solution> solutions(starts.size());
-  parallel_for(starts.size(),
-               [&](size_t i) { solutions[i] = solve(problem, options, starts[i]); });
+  parallel_for(starts.size(), [&](size_t i) { solutions[i] = solve(problem, options, starts[i]); });
   size_t best = starts.size();
   for (size_t i = 0; i < solutions.size(); ++i) {
     if (!std::isfinite(solutions[i].objective)) continue;
@@ -120,9 +118,8 @@ FitProblem problem_of(const LawData& data, const FitResult& fit) {
   for (const size_t row : fit.selection.rows) {
     const LawRow& from = data.rows[row];
     values.push_back(from.quantity(fit.form().quantity));
-    errors.push_back(std::isfinite(from.qid_se) && fit.form().quantity == LawQuantity::qid
-                         ? from.qid_se
-                         : 0.0);
+    errors.push_back(
+        std::isfinite(from.qid_se) && fit.form().quantity == LawQuantity::qid ? from.qid_se : 0.0);
   }
   return FitProblem(fit.law.form, fit.points, values, errors);
 }
@@ -151,13 +148,12 @@ FitResult fit_law(const LawData& data, const FormInfo& form, const FitOptions& o
   }
   result.law.form = form.bind(result.points);
   const size_t p = result.law.form.fitted.size();
-  require(result.n() > p, "{}: form {} has {} parameters but only {} rows can be used",
-          data.source, form.name, p, result.n());
+  require(result.n() > p, "{}: form {} has {} parameters but only {} rows can be used", data.source,
+          form.name, p, result.n());
   const FitProblem problem = problem_of(data, result);
   const ObjectiveOptions objective = options.for_quantity(form.quantity);
   require(objective.objective != FitObjective::weighted || objective.floor > 0 ||
-              objective.relative_scatter > 0 ||
-              problem.standard_errors().minCoeff() > 0,
+              objective.relative_scatter > 0 || problem.standard_errors().minCoeff() > 0,
           "objective weighted: needs a floor or a relative scatter above 0, or a standard error in "
           "every row");
   const auto start =

@@ -38,8 +38,8 @@ struct ParameterEstimate {
 };
 
 struct GoodnessOfFit {
-  double rss = 0;  // on the scale of the fit
-  double s2 = 0;   // rss / (n - p)
+  double rss = 0;          // on the scale of the fit
+  double s2 = 0;           // rss / (n - p)
   double chi2 = kMissing;  // weighted only
   double r2 = 0;           // on the scale of the fit
   double r2_log = kMissing, r2_linear = 0;
@@ -65,8 +65,8 @@ struct FitResult {
   Law law;
   FitOptions options;
   RowSelection selection;
-  std::vector<LawPoint> points;  // of the rows used
-  std::vector<double> predicted;  // at the rows used
+  std::vector<LawPoint> points;       // of the rows used
+  std::vector<double> predicted;      // at the rows used
   std::vector<double> fitted_errors;  // standard errors of law.fitted
   DoubleMatrix fitted_covariance;
   std::vector<ParameterEstimate> parameters;  // as reported

@@ -152,12 +152,9 @@ Json to_json(const LawData& data, const FitResult& fit, const BootstrapResult* b
     for (size_t i = 0; i < std::min(max_draws, bootstrap->fitted.size()); ++i) {
       draws.push_back(bootstrap->fitted[i]);
     }
-    json["bootstrap"] = {{"draws", bootstrap->options.draws},
-                         {"seed", bootstrap->options.seed},
-                         {"by_run", bootstrap->options.by_run},
-                         {"level", bootstrap->options.level},
-                         {"clusters", bootstrap->clusters},
-                         {"redrawn", bootstrap->redrawn}};
+    json["bootstrap"] = {{"draws", bootstrap->options.draws},   {"seed", bootstrap->options.seed},
+                         {"by_run", bootstrap->options.by_run}, {"level", bootstrap->options.level},
+                         {"clusters", bootstrap->clusters},     {"redrawn", bootstrap->redrawn}};
     json["draws"] = draws;
   }
   return json;
@@ -286,9 +283,10 @@ std::vector<Json> report_fits(const LawData& data, const FitResult& fit,
       parameter["name"] = without_level(fit.parameters[i].name);
       parameters.push_back(std::move(parameter));
     }
-    for (size_t i = 0; bootstrap != nullptr && i < std::min(kReportDraws, bootstrap->reported.size());
-         ++i) {
-      const auto first = bootstrap->reported[i].begin() + static_cast<std::ptrdiff_t>(part * per_part);
+    for (size_t i = 0;
+         bootstrap != nullptr && i < std::min(kReportDraws, bootstrap->reported.size()); ++i) {
+      const auto first =
+          bootstrap->reported[i].begin() + static_cast<std::ptrdiff_t>(part * per_part);
       draws.push_back(std::vector<double>(first, first + static_cast<std::ptrdiff_t>(per_part)));
     }
     for (size_t i = 0; i < fit.n(); ++i) {

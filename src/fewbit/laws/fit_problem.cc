@@ -58,9 +58,10 @@ FitProblem::FitProblem(const Form& form, std::vector<LawPoint> points,
   orthonormal_ = qr.householderQ() * Eigen::MatrixXd::Identity(n, p);
   for (Eigen::Index j = 0; j < p; ++j) {
     if (std::abs(triangular_(j, j)) > kRankTolerance * design.col(j).norm()) continue;
-    fail("form {}: the {} rows do not determine its parameters: {} cannot be told apart. Use a "
-         "form with fewer variables, or rows in which they vary independently",
-         form.info->name, n, dependent_parameters(design, form));
+    fail(
+        "form {}: the {} rows do not determine its parameters: {} cannot be told apart. Use a "
+        "form with fewer variables, or rows in which they vary independently",
+        form.info->name, n, dependent_parameters(design, form));
   }
 }
 
@@ -83,8 +84,8 @@ void FitProblem::evaluate(const Eigen::VectorXd& z, bool with_jacobian, FitWorks
   work.own.resize(n, p);
   Eigen::VectorXd gradient = Eigen::VectorXd::Zero(p);
   for (Eigen::Index i = 0; i < n; ++i) {
-    work.eta[i] = form_->log_value(fitted, points_[static_cast<size_t>(i)],
-                                   {gradient.data(), parameters()});
+    work.eta[i] =
+        form_->log_value(fitted, points_[static_cast<size_t>(i)], {gradient.data(), parameters()});
     work.own.row(i) = gradient.transpose();
   }
   work.jacobian = &work.own;

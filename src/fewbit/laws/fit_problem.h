@@ -18,8 +18,8 @@ namespace fewbit {
 
 // Scratch space of evaluations; one for each thread.
 struct FitWorkspace {
-  Eigen::VectorXd eta;         // ln value, row by row
-  Eigen::MatrixXd own;         // Jacobian of a form that is not log-linear
+  Eigen::VectorXd eta;                        // ln value, row by row
+  Eigen::MatrixXd own;                        // Jacobian of a form that is not log-linear
   const Eigen::MatrixXd* jacobian = nullptr;  // d eta / d z, [rows, parameters]
 };
 

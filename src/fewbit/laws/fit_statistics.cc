@@ -93,8 +93,8 @@ void fill_likelihood(const FitProblem& problem, const ObjectiveOptions& options,
       goodness.counted_parameters = p;
       goodness.chi2 = result.objective;
       goodness.log_likelihood =
-          0.5 * ((solution.weights.array() / (2 * std::numbers::pi)).log().sum() -
-                 result.objective);
+          0.5 *
+          ((solution.weights.array() / (2 * std::numbers::pi)).log().sum() - result.objective);
       break;
   }
   goodness.log_likelihood_of_values = goodness.log_likelihood;
@@ -136,9 +136,8 @@ void fill_reference(const Eigen::MatrixXd& covariance, FitResult& result) {
   ReferenceValue& reference = result.reference;
   reference.point = reference_point(result);
   Eigen::VectorXd gradient(covariance.rows());
-  const double ln_value =
-      result.law.form.log_value(result.law.fitted, reference.point,
-                                {gradient.data(), static_cast<size_t>(gradient.size())});
+  const double ln_value = result.law.form.log_value(
+      result.law.fitted, reference.point, {gradient.data(), static_cast<size_t>(gradient.size())});
   const double error = std::sqrt(std::max(0.0, gradient.dot(covariance * gradient)));
   reference.value = std::exp(ln_value);
   reference.low = std::exp(ln_value - kNormal95 * error);
@@ -156,9 +155,9 @@ void warn_of_correlations(FitResult& result) {
       };
       const double r = result.correlation(i, j);
       if (is_prefactor(i) || is_prefactor(j) || !(std::abs(r) > kHighCorrelation)) continue;
-      result.warnings.push_back(fmt::format(
-          "{} and {} are correlated ({:.4f}): compare predictions, not these constants",
-          form.reported[j].name, form.reported[i].name, r));
+      result.warnings.push_back(
+          fmt::format("{} and {} are correlated ({:.4f}): compare predictions, not these constants",
+                      form.reported[j].name, form.reported[i].name, r));
     }
   }
 }
@@ -177,9 +176,10 @@ void warn_of_ranges(FitResult& result) {
     const auto [low, high] = std::minmax_element(logs.begin(), logs.end());
     const double span = std::exp(*high - *low);
     if (span < kShortSpan) {
-      result.warnings.push_back(fmt::format("{} spans only a factor {:.2f} (below {:g}): its "
-                                            "exponent is hardly determined",
-                                            law_variable_symbol(variable), span, kShortSpan));
+      result.warnings.push_back(
+          fmt::format("{} spans only a factor {:.2f} (below {:g}): its "
+                      "exponent is hardly determined",
+                      law_variable_symbol(variable), span, kShortSpan));
     }
   }
   if (form.reads(LawVariable::params) && form.reads(LawVariable::tokens)) {
@@ -196,9 +196,9 @@ void warn_of_ranges(FitResult& result) {
     std::set<double> widths;
     for (const LawPoint& at : result.points) widths.insert(at[LawVariable::bits]);
     if (widths.size() <= kFewBitWidths) {
-      result.warnings.push_back(fmt::format(
-          "{} bit widths: a power law and an exponential in P can {} be told apart", widths.size(),
-          widths.size() < kFewBitWidths ? "not" : "hardly"));
+      result.warnings.push_back(
+          fmt::format("{} bit widths: a power law and an exponential in P can {} be told apart",
+                      widths.size(), widths.size() < kFewBitWidths ? "not" : "hardly"));
     }
   }
 }
@@ -364,8 +364,7 @@ void report_parameters(const Form& form, std::span<const double> fitted,
   }
 }
 
-void fill_statistics(const FitProblem& problem, const Solution& solution,
-                     FitResult& result) {
+void fill_statistics(const FitProblem& problem, const Solution& solution, FitResult& result) {
   const ObjectiveOptions options = result.options.for_quantity(result.form().quantity);
   const Eigen::MatrixXd covariance = fitted_covariance(problem, options, solution);
   const auto p = static_cast<size_t>(covariance.rows());

@@ -15,7 +15,8 @@ double normal_quantile(double probability);
 struct InformationCriteria {
   double aic = 0, aicc = 0, bic = 0;
 };
-// From ln likelihood, number of counted parameters k and of rows n. AICc is infinite for n <= k + 1.
+// From ln likelihood, number of counted parameters k and of rows n. AICc is infinite for n <= k
+// + 1.
 InformationCriteria information_criteria(double log_likelihood, size_t k, size_t n);
 // Gaussian ln likelihood at the estimated variance RSS / n.
 double gaussian_log_likelihood(double rss, size_t n);
@@ -32,8 +33,7 @@ void report_parameters(const Form& form, std::span<const double> fitted,
                        const Eigen::MatrixXd& covariance, std::vector<ParameterEstimate>& estimates,
                        DoubleMatrix& correlation);
 
-void fill_statistics(const FitProblem& problem, const Solution& solution,
-                     FitResult& result);
+void fill_statistics(const FitProblem& problem, const Solution& solution, FitResult& result);
 
 // Appends what the rows cannot tell: short ranges, collinear sizes and tokens, correlated
 // parameters, few bit widths, few runs, mixed methods, group sizes, data sets and schedules.

@@ -1,9 +1,9 @@
 // Functional forms of scaling laws.
 //
 // A form is a positive function of a point (N, D, P, ...) with named parameters. It is fitted in
-// one set of coordinates, chosen so that the optimiser has no bounds to keep (constants that must be
-// positive enter as logarithms), and reported in another, the paper's. The fitter, the bootstrap,
-// the comparison and the prediction know only this interface.
+// one set of coordinates, chosen so that the optimiser has no bounds to keep (constants that must
+// be positive enter as logarithms), and reported in another, the paper's. The fitter, the
+// bootstrap, the comparison and the prediction know only this interface.
 //
 // Some forms have constants per level (one intercept per bit width, say). The registry therefore
 // holds FormInfo, and bind() makes the Form for the levels that the data have.

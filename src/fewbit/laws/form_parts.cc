@@ -10,8 +10,8 @@ namespace {
 std::string level_label(std::span<const LawVariable> grouped_by, const FormLevel& level) {
   std::string label;
   for (size_t i = 0; i < level.size(); ++i) {
-    label += fmt::format("{}{}={:.6g}", i == 0 ? "" : ",", law_variable_symbol(grouped_by[i]),
-                         level[i]);
+    label +=
+        fmt::format("{}{}={:.6g}", i == 0 ? "" : ",", law_variable_symbol(grouped_by[i]), level[i]);
   }
   return label;
 }

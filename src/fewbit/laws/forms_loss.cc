@@ -74,28 +74,27 @@ Form make_kaplan() {
                  {"ln alpha_D", "ln of the exponent of tokens"}};
   form.log_value = kaplan_log_value;
   form.starts = kaplan_starts;
-  form.reported = {
-      {"ln Nc", "ln of the size scale", -kInfinity, kInfinity,
-       [](std::span<const double> p, std::span<double> gradient) {
-         const double ratio = std::exp(p[kLnRatio]), value = p[kRatioLnNc] / ratio;
-         if (!gradient.empty()) {
-           std::fill(gradient.begin(), gradient.end(), 0.0);
-           gradient[kRatioLnNc] = 1 / ratio;
-           gradient[kLnRatio] = -value;
-         }
-         return value;
-       }},
-      report_same(kLnDc, "ln Dc", "ln of the token scale"),
-      {"alpha_N", "exponent of size", 0, kInfinity,
-       [](std::span<const double> p, std::span<double> gradient) {
-         const double value = std::exp(p[kLnRatio] + p[kLnAlphaD]);
-         if (!gradient.empty()) {
-           std::fill(gradient.begin(), gradient.end(), 0.0);
-           gradient[kLnRatio] = gradient[kLnAlphaD] = value;
-         }
-         return value;
-       }},
-      report_exp(kLnAlphaD, "alpha_D", "exponent of tokens")};
+  form.reported = {{"ln Nc", "ln of the size scale", -kInfinity, kInfinity,
+                    [](std::span<const double> p, std::span<double> gradient) {
+                      const double ratio = std::exp(p[kLnRatio]), value = p[kRatioLnNc] / ratio;
+                      if (!gradient.empty()) {
+                        std::fill(gradient.begin(), gradient.end(), 0.0);
+                        gradient[kRatioLnNc] = 1 / ratio;
+                        gradient[kLnRatio] = -value;
+                      }
+                      return value;
+                    }},
+                   report_same(kLnDc, "ln Dc", "ln of the token scale"),
+                   {"alpha_N", "exponent of size", 0, kInfinity,
+                    [](std::span<const double> p, std::span<double> gradient) {
+                      const double value = std::exp(p[kLnRatio] + p[kLnAlphaD]);
+                      if (!gradient.empty()) {
+                        std::fill(gradient.begin(), gradient.end(), 0.0);
+                        gradient[kLnRatio] = gradient[kLnAlphaD] = value;
+                      }
+                      return value;
+                    }},
+                   report_exp(kLnAlphaD, "alpha_D", "exponent of tokens")};
   form.from_reported = [](std::span<const double> r) {
     const double ratio = r[2] / r[3];
     return std::vector<double>{ratio * r[0], r[1], std::log(ratio), std::log(r[3])};

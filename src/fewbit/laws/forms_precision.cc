@@ -58,8 +58,7 @@ Form make_effective_params(std::vector<QuantizedPart> parts, bool tied) {
     form.fitted.push_back({"n_" + part.suffix, "offset of the exponential of " + part.meaning});
     form.reported.push_back(
         report_exp(at, "gamma_" + part.suffix, "bits scale of " + part.meaning));
-    form.reported.push_back(
-        report_same(at + 1, "n_" + part.suffix, form.fitted[at + 1].meaning));
+    form.reported.push_back(report_same(at + 1, "n_" + part.suffix, form.fitted[at + 1].meaning));
   }
   form.log_value = [parts, tied, first](std::span<const double> p, const LawPoint& at,
                                         std::span<double> gradient) {
@@ -67,9 +66,9 @@ Form make_effective_params(std::vector<QuantizedPart> parts, bool tied) {
     double ln_effective = at.ln(params);
     std::array<double, 2 * kLawVariableCount> by_part;
     for (size_t i = 0; i < parts.size(); ++i) {
-      ln_effective += log_precision_factor(at[parts[i].bits], p[first + 2 * i],
-                                           p[first + 2 * i + 1], &by_part[2 * i],
-                                           &by_part[2 * i + 1]);
+      ln_effective +=
+          log_precision_factor(at[parts[i].bits], p[first + 2 * i], p[first + 2 * i + 1],
+                               &by_part[2 * i], &by_part[2 * i + 1]);
     }
     if (std::isnan(ln_effective)) return ln_effective;
     const double terms[] = {p[kA] - alpha * ln_effective, p[kB] - beta * at.ln(tokens), p[kE]};
@@ -169,8 +168,8 @@ Form make_capacity() {
     return fitted;
   };
   form.starts = [](std::span<const LawPoint>, std::span<const double>) {
-    return grid_of_starts({{2, 5, 8}, {5, 8}, {0, 0.5, 1}, {0.15, 0.35, 0.5}, {0.3, 0.5},
-                           {-1.2, -0.6}, {0, 0.5}});
+    return grid_of_starts(
+        {{2, 5, 8}, {5, 8}, {0, 0.5, 1}, {0.15, 0.35, 0.5}, {0.3, 0.5}, {-1.2, -0.6}, {0, 0.5}});
   };
   form.starts_to_optimise = 60;
   return form;
@@ -197,8 +196,8 @@ Form make_float_training() {
     const double ln_n = at.ln(params), ln_d = at.ln(tokens);
     const double terms[] = {p[kN] - p[kAlpha] * ln_n, p[kD] - p[kBeta] * ln_d, p[kEps],
                             p[kBeta] * ln_d - p[kAlpha] * ln_n +
-                                std::log(std::log2(at[group_size])) - p[kGamma] -
-                                p[kDelta] * ln_e - p[kNu] * ln_m};
+                                std::log(std::log2(at[group_size])) - p[kGamma] - p[kDelta] * ln_e -
+                                p[kNu] * ln_m};
     double shares[4];
     const double value = log_sum_exp(terms, shares);
     if (!gradient.empty()) {
@@ -217,15 +216,15 @@ Form make_float_training() {
     return std::vector<double>(r.begin(), r.end());
   };
   form.starts = [](std::span<const LawPoint>, std::span<const double>) {
-    return grid_of_starts({{2, 5, 8}, {3, 6, 9}, {0, 0.7}, {0.2, 0.4}, {0.2, 0.5}, {8, 14},
-                           {1, 3}, {1, 3}});
+    return grid_of_starts(
+        {{2, 5, 8}, {3, 6, 9}, {0, 0.7}, {0.2, 0.4}, {0.2, 0.5}, {8, 14}, {1, 3}, {1, 3}});
   };
   form.starts_to_optimise = 60;
   return form;
 }
 
-// L = 1/C, C = a N^alpha log2(1 + b D^beta / (c (D N)^gamma + d D^delta + 1)). The paper has a ninth
-// constant e in place of 1, but b, c, d and e share a factor that cancels.
+// L = 1/C, C = a N^alpha log2(1 + b D^beta / (c (D N)^gamma + d D^delta + 1)). The paper has a
+// ninth constant e in place of 1, but b, c, d and e share a factor that cancels.
 Form make_channel() {
   enum : size_t { kA, kAlpha, kB, kBeta, kC, kGamma, kD, kDelta };
   Form form;
@@ -275,8 +274,13 @@ Form make_channel() {
       ln_loss += std::log(values[i]) / count;
     }
     std::vector<std::vector<double>> starts;
-    for (const auto& g : grid_of_starts({{0.02, 0.05, 0.1}, {0, 2, 4}, {0.2, 0.5}, {-2, 0},
-                                         {0.2, 0.5}, {-2, 0}, {0.2, 0.5}})) {
+    for (const auto& g : grid_of_starts({{0.02, 0.05, 0.1},
+                                         {0, 2, 4},
+                                         {0.2, 0.5},
+                                         {-2, 0},
+                                         {0.2, 0.5},
+                                         {-2, 0},
+                                         {0.2, 0.5}})) {
       const double alpha = g[0], ln_signal = g[1], beta = g[2], gamma = g[4], delta = g[6];
       const double ln_noise = std::log(1 + std::exp(g[3]) + std::exp(g[5]));
       const double capacity = std::log2(1 + std::exp(ln_signal - ln_noise));

@@ -102,8 +102,8 @@ Form make_trained_low() {
       for (size_t i = 0; i < points.size(); ++i) {
         if (!(values[i] > 0)) continue;
         const LawPoint& at = points[i];
-        sum += std::log(values[i]) - start[kTokens] * at.ln(tokens) +
-               start[kSize] * at.ln(params) + start[kInverse] * at[bits] -
+        sum += std::log(values[i]) - start[kTokens] * at.ln(tokens) + start[kSize] * at.ln(params) +
+               start[kInverse] * at[bits] -
                std::log(-std::expm1(-std::exp(start[kLnCw]) * (at[train_bits] - at[bits])));
         ++count;
       }
@@ -125,15 +125,14 @@ std::vector<FormInfo> qid_forms() {
                             {params, tokens, bits},
                             {},
                             {intercept_term(), tokens_term(), size_term(), bits_power_term()}}));
-  forms.push_back(
-      qid_form({"per_bits",
-                "separate constants for each bit width",
-                "QiD = k_P D^beta_P / N^alpha_P",
-                std::string(kOuyang) + ", Table 1",
-                {params, tokens, bits},
-                {bits},
-                {intercept_term("ln k", true), tokens_term("beta", true),
-                 size_term("alpha", true)}}));
+  forms.push_back(qid_form(
+      {"per_bits",
+       "separate constants for each bit width",
+       "QiD = k_P D^beta_P / N^alpha_P",
+       std::string(kOuyang) + ", Table 1",
+       {params, tokens, bits},
+       {bits},
+       {intercept_term("ln k", true), tokens_term("beta", true), size_term("alpha", true)}}));
   forms.push_back(qid_form({"categorical",
                             "one prefactor per bit width, shared exponents",
                             "QiD = k_P D^beta / N^alpha",
@@ -192,44 +191,43 @@ std::vector<FormInfo> qid_forms() {
                             {params, tokens, bits},
                             {params, tokens},
                             {intercept_term("ln c", true), bits_power_term()}}));
-  forms.push_back(qid_form({"unified_group",
-                            "unified form with a group-size term",
-                            "QiD = k D^beta (log2 G)^gamma_G / (N^alpha P^gamma)",
-                            std::string(kOuyang) + " with the group term of " + kChen,
-                            {params, tokens, bits, group_size},
+  forms.push_back(qid_form(
+      {"unified_group",
+       "unified form with a group-size term",
+       "QiD = k D^beta (log2 G)^gamma_G / (N^alpha P^gamma)",
+       std::string(kOuyang) + " with the group term of " + kChen,
+       {params, tokens, bits, group_size},
+       {},
+       {intercept_term(), tokens_term(), size_term(), bits_power_term(), group_term("gamma_G")},
+       std::nullopt,
+       group_domain}));
+  forms.push_back(qid_form(
+      {"unified_lr",
+       "unified form with a learning-rate term",
+       "QiD = k D^beta / (N^alpha P^gamma) (lr/lr_peak)^-kappa",
+       "tests the critique of Catalan-Tatjer et al., arXiv 2510.06213",
+       {params, tokens, bits, lr_ratio},
+       {},
+       {intercept_term(), tokens_term(), size_term(), bits_power_term(), learning_rate_term()}}));
+  forms.push_back(qid_form(
+      {"qat_group",
+       "quantization-aware training with group size",
+       "QiD = k D^gamma_D (log2 G)^gamma_G / N^gamma_N",
+       kChen,
+       {params, tokens, group_size},
+       {},
+       {intercept_term(), size_term("gamma_N"), tokens_term("gamma_D"), group_term("gamma_G")},
+       std::nullopt,
+       group_domain}));
+  forms.push_back(qid_form({"qat_group_no_tokens",
+                            "quantization-aware training with group size, without tokens",
+                            "QiD = k (log2 G)^gamma_G / N^gamma_N",
+                            std::string("baseline of ") + kChen,
+                            {params, group_size},
                             {},
-                            {intercept_term(), tokens_term(), size_term(), bits_power_term(),
-                             group_term("gamma_G")},
+                            {intercept_term(), size_term("gamma_N"), group_term("gamma_G")},
                             std::nullopt,
                             group_domain}));
-  forms.push_back(qid_form({"unified_lr",
-                            "unified form with a learning-rate term",
-                            "QiD = k D^beta / (N^alpha P^gamma) (lr/lr_peak)^-kappa",
-                            "tests the critique of Catalan-Tatjer et al., arXiv 2510.06213",
-                            {params, tokens, bits, lr_ratio},
-                            {},
-                            {intercept_term(), tokens_term(), size_term(), bits_power_term(),
-                             learning_rate_term()}}));
-  forms.push_back(qid_form({"qat_group",
-                            "quantization-aware training with group size",
-                            "QiD = k D^gamma_D (log2 G)^gamma_G / N^gamma_N",
-                            kChen,
-                            {params, tokens, group_size},
-                            {},
-                            {intercept_term(), size_term("gamma_N"), tokens_term("gamma_D"),
-                             group_term("gamma_G")},
-                            std::nullopt,
-                            group_domain}));
-  forms.push_back(
-      qid_form({"qat_group_no_tokens",
-                "quantization-aware training with group size, without tokens",
-                "QiD = k (log2 G)^gamma_G / N^gamma_N",
-                std::string("baseline of ") + kChen,
-                {params, group_size},
-                {},
-                {intercept_term(), size_term("gamma_N"), group_term("gamma_G")},
-                std::nullopt,
-                group_domain}));
 
   FormInfo trained_low;
   trained_low.name = "trained_low";

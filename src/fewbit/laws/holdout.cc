@@ -52,8 +52,7 @@ double constant_prediction(const LawData& data, const FitResult& fit,
   double sum = 0, count = 0;
   for (size_t i = 0; i < train.size(); ++i) {
     const double value = observed_value(data, fit, i);
-    if (!train[i] || !(value > 0) ||
-        fit.points[i][LawVariable::bits] != at[LawVariable::bits]) {
+    if (!train[i] || !(value > 0) || fit.points[i][LawVariable::bits] != at[LawVariable::bits]) {
       continue;
     }
     sum += std::log(value);
@@ -68,9 +67,8 @@ double nearest_prediction(const LawData& data, const FitResult& fit, const std::
   for (size_t i = 0; i < train.size(); ++i) {
     const LawPoint& from = fit.points[i];
     if (!train[i] || from[LawVariable::bits] != at[LawVariable::bits]) continue;
-    const double distance =
-        std::hypot(from.ln(LawVariable::params) - at.ln(LawVariable::params),
-                   from.ln(LawVariable::tokens) - at.ln(LawVariable::tokens));
+    const double distance = std::hypot(from.ln(LawVariable::params) - at.ln(LawVariable::params),
+                                       from.ln(LawVariable::tokens) - at.ln(LawVariable::tokens));
     if (distance < nearest) {
       nearest = distance;
       prediction = observed_value(data, fit, i);
@@ -118,8 +116,7 @@ std::vector<Baseline> baselines_of(const LawData& data, const FitResult& fit,
 
 }  // namespace
 
-HoldOutErrors hold_out_errors(std::span<const double> predicted,
-                              std::span<const double> observed) {
+HoldOutErrors hold_out_errors(std::span<const double> predicted, std::span<const double> observed) {
   require(predicted.size() == observed.size(), "{} predictions of {} values", predicted.size(),
           observed.size());
   HoldOutErrors errors;
@@ -174,16 +171,15 @@ Extrapolation extrapolate(const LawData& data, const FitResult& fit, double max_
               data.place(fit.selection.rows[i]), law_variable_column(variable));
     }
   }
-  result.max_params =
-      max_params > 0 ? max_params : middle_value(fit.points, LawVariable::params);
-  result.max_tokens =
-      max_tokens > 0 ? max_tokens : middle_value(fit.points, LawVariable::tokens);
+  result.max_params = max_params > 0 ? max_params : middle_value(fit.points, LawVariable::params);
+  result.max_tokens = max_tokens > 0 ? max_tokens : middle_value(fit.points, LawVariable::tokens);
   std::vector<bool> train(fit.n());
   for (size_t i = 0; i < fit.n(); ++i) {
     train[i] = fit.points[i][LawVariable::params] <= result.max_params &&
                fit.points[i][LawVariable::tokens] <= result.max_tokens;
   }
-  const std::string rule = fmt::format("N > {:g} or D > {:g}", result.max_params, result.max_tokens);
+  const std::string rule =
+      fmt::format("N > {:g} or D > {:g}", result.max_params, result.max_tokens);
   result.fit = fit_part(data, fit, problem_of(data, fit), train, rule);
   if (fit.form().quantity == LawQuantity::qid) {
     result.baselines = baselines_of(data, fit, train);

@@ -45,9 +45,8 @@ Point smallest_in_hull(const std::vector<Point>& points) {
   const size_t limit = 20 * points.size() + 100;  // never reached but for rounding
   for (size_t round = 0; round < limit; ++round) {
     const auto extreme =
-        std::min_element(points.begin(), points.end(), [&](const Point& a, const Point& b) {
-          return best.dot(a) < best.dot(b);
-        });
+        std::min_element(points.begin(), points.end(),
+                         [&](const Point& a, const Point& b) { return best.dot(a) < best.dot(b); });
     if (best.squaredNorm() - best.dot(*extreme) <= tolerance) break;
     if (std::find(corners.begin(), corners.end(), *extreme) != corners.end()) break;
     corners.push_back(*extreme);

@@ -29,9 +29,9 @@ double effective_params(const KumarConstants& constants, double params, double w
 
 double post_training_degradation(const KumarConstants& constants, double params, double tokens,
                                  double bits) {
-  return constants.c_t * std::exp(constants.gamma_d * std::log(tokens) -
-                                  constants.gamma_n * std::log(params) -
-                                  bits / constants.gamma_post + constants.post_offset);
+  return constants.c_t *
+         std::exp(constants.gamma_d * std::log(tokens) - constants.gamma_n * std::log(params) -
+                  bits / constants.gamma_post + constants.post_offset);
 }
 
 double post_training_degradation(const KumarConstants& constants, double params, double tokens,

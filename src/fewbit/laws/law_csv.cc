@@ -24,7 +24,7 @@ struct NumberColumn {
 };
 struct TextColumn {
   LawColumn column;
-  std::string LawRow::* store;
+  std::string LawRow::*store;
 };
 
 NumberColumn variable(LawVariable which, std::vector<std::string> aliases, std::string meaning) {
@@ -34,8 +34,9 @@ NumberColumn variable(LawVariable which, std::vector<std::string> aliases, std::
 }
 
 NumberColumn number(std::string name, std::vector<std::string> aliases, std::string meaning,
-                    Allowed allowed, double LawRow::* store) {
-  return {{std::move(name), std::move(aliases), std::move(meaning)}, allowed,
+                    Allowed allowed, double LawRow::*store) {
+  return {{std::move(name), std::move(aliases), std::move(meaning)},
+          allowed,
           [store](LawRow& row, double value) { row.*store = value; }};
 }
 
@@ -45,17 +46,18 @@ const std::vector<NumberColumn>& number_columns() {
       variable(params, {"params"}, "non-embedding parameters"),
       variable(tokens, {"tokens"}, "training tokens seen"),
       variable(bits, {"P", "nominal_bits"}, "bit width of the quantized weights"),
-      number("qid", {}, "loss after quantization minus loss before, nats per token; may be negative",
+      number("qid", {},
+             "loss after quantization minus loss before, nats per token; may be negative",
              Allowed::any, &LawRow::qid),
       number("qid_se", {}, "standard error of qid, paired", Allowed::non_negative, &LawRow::qid_se),
       number("loss16", {"base"}, "loss before quantization", Allowed::positive, &LawRow::loss16),
-      number("loss", {"loss_q"},
-             "loss after quantization, or of a model trained in low precision", Allowed::positive,
-             &LawRow::loss),
+      number("loss", {"loss_q"}, "loss after quantization, or of a model trained in low precision",
+             Allowed::positive, &LawRow::loss),
       number("vocab", {"vocab_size"}, "entries of the vocabulary", Allowed::positive,
              &LawRow::vocab),
       variable(group_size, {"G"}, "weights that share one scale"),
-      variable(lr_ratio, {}, "learning rate at the checkpoint / peak; also made from lr and lr_peak"),
+      variable(lr_ratio, {},
+               "learning rate at the checkpoint / peak; also made from lr and lr_peak"),
       variable(train_bits, {"Pw"}, "weight bits during training"),
       variable(activation_bits, {"Pa"}, "activation bits during training"),
       variable(cache_bits, {"Pkv"}, "key-value bits during training"),
@@ -87,12 +89,12 @@ double read_cell(const std::string& text, Allowed allowed, const std::string& pl
   double value = 0;
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
-  const bool in_range = allowed == Allowed::any          ? true
+  const bool in_range = allowed == Allowed::any        ? true
                         : allowed == Allowed::positive ? value > 0
-                                                         : value >= 0;
-  const char* wanted = allowed == Allowed::any          ? "a number"
+                                                       : value >= 0;
+  const char* wanted = allowed == Allowed::any        ? "a number"
                        : allowed == Allowed::positive ? "a number above 0"
-                                                        : "a number of at least 0";
+                                                      : "a number of at least 0";
   require(error == std::errc() && stop == end && std::isfinite(value) && in_range,
           "{}: '{}': allowed is {}, or nothing", place, text, wanted);
   return value;
@@ -125,8 +127,7 @@ RowFilter read_row_filter(std::string_view text) {
   return {std::string(text.substr(0, equals)), std::string(text.substr(equals + 1))};
 }
 
-LawData parse_law_csv(std::string_view text, std::string what,
-                      std::span<const RowFilter> filters) {
+LawData parse_law_csv(std::string_view text, std::string what, std::span<const RowFilter> filters) {
   const CsvTable table = parse_csv(text, what);
   require(find_column(table, number_columns().front().column).has_value(),
           "{}: no column N (non-embedding parameters); the columns are: {}", what,
@@ -143,15 +144,15 @@ LawData parse_law_csv(std::string_view text, std::string what,
             filter.column, column_list(table));
     wanted.emplace_back(at, filter.value);
   }
-  const size_t status = table.find("status"), lr = table.find("lr"), lr_peak = table.find("lr_peak");
+  const size_t status = table.find("status"), lr = table.find("lr"),
+               lr_peak = table.find("lr_peak");
   LawData data;
   data.source = std::move(what);
   for (const CsvTable::Record& record : table.records) {
     const auto& fields = record.fields;
     if (status < fields.size() && !fields[status].empty() && fields[status] != "done") continue;
-    if (!std::all_of(wanted.begin(), wanted.end(), [&](const auto& filter) {
-          return fields[filter.first] == filter.second;
-        })) {
+    if (!std::all_of(wanted.begin(), wanted.end(),
+                     [&](const auto& filter) { return fields[filter.first] == filter.second; })) {
       continue;
     }
     LawRow row;

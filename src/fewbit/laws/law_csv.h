@@ -26,9 +26,9 @@ struct RowFilter {
 // "column=value". Error that shows the form.
 RowFilter read_row_filter(std::string_view text);
 
-// Rows of a CSV file. N is required; other columns may be missing, and fields empty. Unknown columns
-// are ignored. A row whose `status` is there and not "done" is skipped. Errors name file, line and
-// column, and what is allowed.
+// Rows of a CSV file. N is required; other columns may be missing, and fields empty. Unknown
+// columns are ignored. A row whose `status` is there and not "done" is skipped. Errors name file,
+// line and column, and what is allowed.
 LawData read_law_csv(const std::filesystem::path& path, std::span<const RowFilter> filters);
 LawData parse_law_csv(std::string_view text, std::string what, std::span<const RowFilter> filters);
 

@@ -20,7 +20,7 @@ struct LawRow {
   std::string dataset;
   std::string schedule;  // of the learning rate
   LawPoint point;
-  double qid = kMissing;     // loss after quantization minus before, nats per token; may be negative
+  double qid = kMissing;  // loss after quantization minus before, nats per token; may be negative
   double qid_se = kMissing;  // standard error of the paired difference
   double loss16 = kMissing;  // loss before quantization
   double loss = kMissing;    // loss after quantization, or of a model trained in low precision

@@ -42,9 +42,7 @@ class LawFixture {
     const auto floats = to_floats(file_.tensor(name));
     return {floats.begin(), floats.end()};
   }
-  std::vector<float> floats(const std::string& name) const {
-    return to_floats(file_.tensor(name));
-  }
+  std::vector<float> floats(const std::string& name) const { return to_floats(file_.tensor(name)); }
   std::vector<int64_t> integers(const std::string& name) const {
     return to_integers(file_.tensor(name));
   }
@@ -136,10 +134,9 @@ void check_float_tensor(const LawFixture& fixture, const std::string& name,
 
 void check_statistics(const LawFixture& fixture, const std::string& prefix,
                       const GoodnessOfFit& goodness, double tolerance) {
-  check_values(fixture, prefix,
-               {"r2", "rss", "loglik", "aic", "aicc", "bic", "k_params"},
-               std::vector<double>{goodness.r2, goodness.rss, goodness.log_likelihood,
-                                   goodness.aic, goodness.aicc, goodness.bic,
+  check_values(fixture, prefix, {"r2", "rss", "loglik", "aic", "aicc", "bic", "k_params"},
+               std::vector<double>{goodness.r2, goodness.rss, goodness.log_likelihood, goodness.aic,
+                                   goodness.aicc, goodness.bic,
                                    static_cast<double>(goodness.counted_parameters)},
                tolerance);
 }
@@ -166,9 +163,8 @@ void check_refits(const LawFixture& fixture, const LawData& data, const FitResul
   const auto expected = fixture.column(params_name);
   std::vector<std::vector<double>> columns(full.law.fitted.size());
   for (size_t draw = 0; draw < draws; ++draw) {
-    const auto solution =
-        refit(problem, full.options.for_quantity(full.form().quantity),
-              problem.to_solver(full.law.fitted), counts_of(draw));
+    const auto solution = refit(problem, full.options.for_quantity(full.form().quantity),
+                                problem.to_solver(full.law.fitted), counts_of(draw));
     ASSERT_TRUE(solution) << params_name << " " << draw;
     const auto fitted = problem.to_fitted(solution->z);
     for (size_t j = 0; j < fitted.size(); ++j) {
@@ -235,8 +231,8 @@ void check_hold_outs(const LawFixture& fixture, const LawData& data, const FitRe
     }
   }
   if (!fixture.has_value("extrap_N_max")) return;
-  const Extrapolation split = extrapolate(data, full, fixture.value("extrap_N_max"),
-                                          fixture.value("extrap_D_max"));
+  const Extrapolation split =
+      extrapolate(data, full, fixture.value("extrap_N_max"), fixture.value("extrap_D_max"));
   check_values(fixture, "extrap_", kLawA, split.fit.fitted, kLogFit);
   EXPECT_EQ(static_cast<double>(split.fit.train_rows), fixture.value("extrap_n_train"));
   EXPECT_EQ(static_cast<double>(split.fit.errors.rows), fixture.value("extrap_n_test"));
@@ -379,12 +375,14 @@ void check_chinchilla(const LawFixture& fixture) {
   if (fixture.has("boot_indices")) {
     const FitProblem problem = problem_of(data, result);
     const auto indices = fixture.integers("boot_indices");
-    const auto params = fixture.column("boot_params"), objectives = fixture.column("boot_objective");
+    const auto params = fixture.column("boot_params"),
+               objectives = fixture.column("boot_objective");
     const size_t draws = fixture.shape("boot_indices")[0], size = fixture.shape("boot_indices")[1];
     for (size_t draw = 0; draw < draws; ++draw) {
       const auto first = indices.begin() + static_cast<std::ptrdiff_t>(draw * size);
-      const auto counts = resample_counts(
-          std::vector<uint32_t>(first, first + static_cast<std::ptrdiff_t>(size)), data.rows.size());
+      const auto counts =
+          resample_counts(std::vector<uint32_t>(first, first + static_cast<std::ptrdiff_t>(size)),
+                          data.rows.size());
       const auto solution = refit(problem, objective, problem.to_solver(at), counts);
       ASSERT_TRUE(solution);
       EXPECT_LE(solution->objective, objectives[draw] * (1 + 1e-3)) << "draw " << draw;
@@ -418,14 +416,12 @@ void check_chinchilla(const LawFixture& fixture) {
 }
 
 void check_kumar(const LawFixture& fixture) {
-  const LawData data =
-      fixture.rows(LawQuantity::loss, "loss", {{LawVariable::train_bits, "Pw"}});
+  const LawData data = fixture.rows(LawQuantity::loss, "loss", {{LawVariable::train_bits, "Pw"}});
   const FitResult result = fit(data, "low_precision", FitObjective::log);
   expect_relative(result.objective, fixture.value("fit_objective"), 1e-5, "objective");
   const std::vector<std::string> names = {"A", "B", "E", "alpha", "gamma_w", "n_w"};
   for (size_t i = 0; i < names.size(); ++i) {
-    const double value =
-        i < 3 ? std::exp(result.parameters[i].value) : result.parameters[i].value;
+    const double value = i < 3 ? std::exp(result.parameters[i].value) : result.parameters[i].value;
     expect_relative(value, fixture.value("fit_" + names[i]), 1e-3, names[i]);
   }
   EXPECT_GE(result.starts_reaching_best, 50u);
@@ -484,8 +480,9 @@ void check_kumar(const LawFixture& fixture) {
 
 // The settings of a case are its tensors delta_X.
 std::vector<std::string> settings_of(const std::filesystem::path& path) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
   std::vector<std::string> settings;
-  for (const TensorView& tensor : SafetensorsFile::open(path).tensors()) {
+  for (const TensorView& tensor : file.tensors()) {
     if (tensor.name.starts_with("delta_")) settings.push_back(tensor.name.substr(6));
   }
   return settings;
@@ -494,8 +491,8 @@ std::vector<std::string> settings_of(const std::filesystem::path& path) {
 void check_group_law(const LawFixture& fixture, const std::filesystem::path& path) {
   for (const std::string& setting : settings_of(path)) {
     SCOPED_TRACE(setting);
-    const LawData data = fixture.rows(LawQuantity::qid, "delta_" + setting,
-                                      {{LawVariable::group_size, "G"}});
+    const LawData data =
+        fixture.rows(LawQuantity::qid, "delta_" + setting, {{LawVariable::group_size, "G"}});
     const FitResult with = fit(data, "qat_group", FitObjective::log);
     const std::string prefix = setting + "_";
     check_values(fixture, prefix + "fit_", {"ln_k", "gN", "gD", "gG"}, with.law.fitted,
@@ -505,10 +502,10 @@ void check_group_law(const LawFixture& fixture, const std::filesystem::path& pat
                                      with.goodness.mean_abs_relative_error},
                  kFloatTensor);
     const FitResult without = fit(data, "qat_group_no_tokens", FitObjective::log);
-    check_values(fixture, prefix, {"aic_without_D", "mean_rel_err_without_D"},
-                 std::vector<double>{without.goodness.aic,
-                                     without.goodness.mean_abs_relative_error},
-                 kFloatTensor);
+    check_values(
+        fixture, prefix, {"aic_without_D", "mean_rel_err_without_D"},
+        std::vector<double>{without.goodness.aic, without.goodness.mean_abs_relative_error},
+        kFloatTensor);
     if (!fixture.has("true_" + setting) || !fixture.has_value("constants")) continue;
     // "W4A4 k=0.1582 gN=0.2186 ...; ..."
     std::stringstream stream(fixture.text("constants"));
@@ -522,8 +519,9 @@ void check_group_law(const LawFixture& fixture, const std::filesystem::path& pat
         const size_t equals = word.find('=');
         constants[word.substr(0, equals)] = std::stod(word.substr(equals + 1));
       }
-      Law law{with.law.form, {std::log(constants.at("k")), constants.at("gN"), constants.at("gD"),
-                              constants.at("gG")}};
+      Law law{with.law.form,
+              {std::log(constants.at("k")), constants.at("gN"), constants.at("gD"),
+               constants.at("gG")}};
       const auto expected = fixture.column("true_" + setting);
       for (size_t i = 0; i < expected.size(); ++i) {
         expect_relative(law.value(data.rows[i].point), expected[i], kFloatTensor, "true");

@@ -13,16 +13,21 @@ using Values = std::vector<std::pair<std::string, double>>;
 
 LawPreset chinchilla(std::string name, std::string summary, std::string source, double ln_a,
                      double ln_b, double ln_e, double alpha, double beta) {
-  return {name, "chinchilla", summary, source, {},
-          {{"ln A", ln_a}, {"ln B", ln_b}, {"ln E", ln_e}, {"alpha", alpha}, {"beta", beta}}};
+  return {
+      name,    "chinchilla",
+      summary, source,
+      {},      {{"ln A", ln_a}, {"ln B", ln_b}, {"ln E", ln_e}, {"alpha", alpha}, {"beta", beta}}};
 }
 
 LawPreset qat_group(std::string name, std::string setting, double k, double gamma_n, double gamma_d,
                     double gamma_g) {
-  return {name, "qat_group", "quantization-aware training, " + setting,
-          "Chen et al., arXiv 2505.14302", {},
-          {{"ln k", std::log(k)}, {"gamma_N", gamma_n}, {"gamma_D", gamma_d},
-           {"gamma_G", gamma_g}}};
+  return {
+      name,
+      "qat_group",
+      "quantization-aware training, " + setting,
+      "Chen et al., arXiv 2505.14302",
+      {},
+      {{"ln k", std::log(k)}, {"gamma_N", gamma_n}, {"gamma_D", gamma_d}, {"gamma_G", gamma_g}}};
 }
 
 // One law per bit width that reproduces all 48 entries of Table 1 to its printed rounding. Inferred
@@ -60,25 +65,50 @@ std::vector<LawPreset> make_presets() {
   const std::string ouyang = "Ouyang et al., arXiv 2411.17691";
   const std::string kumar = "Kumar et al., arXiv 2411.04330, Table 2";
   std::vector<LawPreset> presets;
-  presets.push_back({"ouyang-unified", "unified", "QiD of GPTQ-quantized Pythia models",
-                     ouyang + ", Fig 6", {},
-                     {{"ln k", std::log(0.017)}, {"beta", 0.5251}, {"alpha", 0.2261},
-                      {"gamma", 5.4967}}});
+  presets.push_back(
+      {"ouyang-unified",
+       "unified",
+       "QiD of GPTQ-quantized Pythia models",
+       ouyang + ", Fig 6",
+       {},
+       {{"ln k", std::log(0.017)}, {"beta", 0.5251}, {"alpha", 0.2261}, {"gamma", 5.4967}}});
   presets.push_back(ouyang_per_bits());
-  presets.push_back({"ouyang-tokens", "tokens", "exponent of tokens alone", ouyang + ", Fig 3", {},
+  presets.push_back({"ouyang-tokens",
+                     "tokens",
+                     "exponent of tokens alone",
+                     ouyang + ", Fig 3",
+                     {},
                      {{"beta", 0.5316}}});
-  presets.push_back(
-      {"ouyang-size", "size", "exponent of size alone", ouyang + ", Fig 4", {}, {{"alpha", 0.2276}}});
-  presets.push_back(
-      {"ouyang-bits", "bits", "exponent of bits alone", ouyang + ", Fig 5", {}, {{"gamma", 5.4812}}});
-  presets.push_back({"pythia-kaplan", "kaplan", "loss of Pythia models on RefinedWeb",
-                     ouyang + ", Fig 7", {},
-                     {{"ln Nc", std::log(4.74e19)}, {"ln Dc", std::log(7.63e10)},
-                      {"alpha_N", 0.045}, {"alpha_D", 0.399}}});
-  presets.push_back({"kaplan-2020", "kaplan", "loss of the original models on WebText2",
-                     "Kaplan et al., arXiv 2001.08361, joint fit", {},
-                     {{"ln Nc", std::log(6.4e13)}, {"ln Dc", std::log(1.8e13)},
-                      {"alpha_N", 0.076}, {"alpha_D", 0.103}}});
+  presets.push_back({"ouyang-size",
+                     "size",
+                     "exponent of size alone",
+                     ouyang + ", Fig 4",
+                     {},
+                     {{"alpha", 0.2276}}});
+  presets.push_back({"ouyang-bits",
+                     "bits",
+                     "exponent of bits alone",
+                     ouyang + ", Fig 5",
+                     {},
+                     {{"gamma", 5.4812}}});
+  presets.push_back({"pythia-kaplan",
+                     "kaplan",
+                     "loss of Pythia models on RefinedWeb",
+                     ouyang + ", Fig 7",
+                     {},
+                     {{"ln Nc", std::log(4.74e19)},
+                      {"ln Dc", std::log(7.63e10)},
+                      {"alpha_N", 0.045},
+                      {"alpha_D", 0.399}}});
+  presets.push_back({"kaplan-2020",
+                     "kaplan",
+                     "loss of the original models on WebText2",
+                     "Kaplan et al., arXiv 2001.08361, joint fit",
+                     {},
+                     {{"ln Nc", std::log(6.4e13)},
+                      {"ln Dc", std::log(1.8e13)},
+                      {"alpha_N", 0.076},
+                      {"alpha_D", 0.103}}});
   presets.push_back(chinchilla("hoffmann", "loss of Chinchilla's models, unrounded constants",
                                "Hoffmann et al., arXiv 2203.15556, TeX source", 6.0073404,
                                6.0179186, 0.5267228, 0.33917084, 0.2849083));
@@ -91,23 +121,41 @@ std::vector<LawPreset> make_presets() {
   presets.push_back(chinchilla("epoch-huber", "refit of Chinchilla's models, Huber 1e-3",
                                "notebook of Besiroglu et al., arXiv 2404.10102", std::log(477.84),
                                std::log(2143.86), std::log(1.81724), 0.34731, 0.36718));
-  presets.push_back({"kumar-ptq", "exponential", "QiD after training in 16 bits", kumar, {},
-                     {{"ln k", std::log(0.0598)}, {"beta", 0.5068}, {"alpha", 0.3439},
-                      {"gamma", 0.5907}}});
-  presets.push_back({"kumar-ptq-offset", "exponential",
-                     "the same with the paper's b as an offset of the exponential", kumar, {},
-                     {{"ln k", std::log(0.0598) + 1.1277}, {"beta", 0.5068}, {"alpha", 0.3439},
-                      {"gamma", 0.5907}}});
   presets.push_back(
-      {"kumar-weights", "low_precision", "loss of models trained with low-bit weights", kumar, {},
-       kKumarLoss});
-  presets.push_back({"kumar-parts", "low_precision_parts",
-                     "loss of models trained with low-bit weights, activations and cache", kumar,
+      {"kumar-ptq",
+       "exponential",
+       "QiD after training in 16 bits",
+       kumar,
+       {},
+       {{"ln k", std::log(0.0598)}, {"beta", 0.5068}, {"alpha", 0.3439}, {"gamma", 0.5907}}});
+  presets.push_back({"kumar-ptq-offset",
+                     "exponential",
+                     "the same with the paper's b as an offset of the exponential",
+                     kumar,
                      {},
-                     joined(kKumarLoss, {{"gamma_a", 2.2102}, {"n_a", 1.4072},
-                                         {"gamma_kv", 0.9578}, {"n_kv", 2.4185}})});
-  presets.push_back({"kumar-weights-float", "low_precision",
-                     "bits scale of floating-point weights", kumar, {},
+                     {{"ln k", std::log(0.0598) + 1.1277},
+                      {"beta", 0.5068},
+                      {"alpha", 0.3439},
+                      {"gamma", 0.5907}}});
+  presets.push_back({"kumar-weights",
+                     "low_precision",
+                     "loss of models trained with low-bit weights",
+                     kumar,
+                     {},
+                     kKumarLoss});
+  presets.push_back(
+      {"kumar-parts",
+       "low_precision_parts",
+       "loss of models trained with low-bit weights, activations and cache",
+       kumar,
+       {},
+       joined(kKumarLoss,
+              {{"gamma_a", 2.2102}, {"n_a", 1.4072}, {"gamma_kv", 0.9578}, {"n_kv", 2.4185}})});
+  presets.push_back({"kumar-weights-float",
+                     "low_precision",
+                     "bits scale of floating-point weights",
+                     kumar,
+                     {},
                      {{"gamma_w", 2.8111}, {"n_w", 0.1240}}});
   presets.push_back(qat_group("chen-w4a4", "W4A4", 0.1582, 0.2186, 0.0745, 0.7779));
   presets.push_back(qat_group("chen-w4a16", "W4A16", 0.2522, 0.3589, 0.1610, 0.3533));
@@ -116,15 +164,20 @@ std::vector<LawPreset> make_presets() {
       qat_group("chen-w4a4-fc2", "W4A4 with 8-bit FC2 inputs", 0.3519, 0.2637, 0.0964, 0.3407));
   presets.push_back(
       qat_group("chen-w16a4-fc2", "W16A4 with 8-bit FC2 inputs", 0.1273, 0.2347, 0.0827, 0.4491));
-  presets.push_back({"panferov-llama", "capacity", "capacity of formats, Llama on C4",
-                     "Panferov et al., arXiv 2506.01863, Table 3", {},
-                     {{"ln E", std::log(1.3)}, {"alpha", 0.13}, {"beta", 0.33}, {"F", 0.41},
-                      {"C", 1.39}}});
-  presets.push_back({"panferov-olmo2", "capacity",
-                     "capacity of formats, OLMo2 on ClimbMix (with a factor 0.84 on rho)",
-                     "Panferov et al., arXiv 2506.01863, Table 3", {},
-                     {{"ln E", std::log(1.4)}, {"alpha", 0.18}, {"beta", 0.26}, {"F", 0.37},
-                      {"C", 1.24}}});
+  presets.push_back(
+      {"panferov-llama",
+       "capacity",
+       "capacity of formats, Llama on C4",
+       "Panferov et al., arXiv 2506.01863, Table 3",
+       {},
+       {{"ln E", std::log(1.3)}, {"alpha", 0.13}, {"beta", 0.33}, {"F", 0.41}, {"C", 1.39}}});
+  presets.push_back(
+      {"panferov-olmo2",
+       "capacity",
+       "capacity of formats, OLMo2 on ClimbMix (with a factor 0.84 on rho)",
+       "Panferov et al., arXiv 2506.01863, Table 3",
+       {},
+       {{"ln E", std::log(1.4)}, {"alpha", 0.18}, {"beta", 0.26}, {"F", 0.37}, {"C", 1.24}}});
   return presets;
 }
 

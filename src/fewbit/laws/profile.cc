@@ -26,8 +26,8 @@ class Profile {
     if (objective == FitObjective::weighted) {
       FitWorkspace work;
       problem.evaluate(problem.to_solver(fit.law.fitted), false, work);
-      weights_ = quasi_likelihood_weights(
-          problem, fit.options.for_quantity(fit.form().quantity), work.eta);
+      weights_ = quasi_likelihood_weights(problem, fit.options.for_quantity(fit.form().quantity),
+                                          work.eta);
     }
     // Solver coordinates in which the parameter does not move: an orthonormal basis of R E, E being
     // the unit vectors of the other parameters.
@@ -100,14 +100,14 @@ std::vector<ProfileInterval> profile_intervals(const LawData& data, const FitRes
   const FitProblem problem = problem_of(data, fit);
   // Quantile of chi-squared with one degree of freedom.
   const double quantile = std::pow(normal_quantile((1 + level) / 2), 2);
-  const double rise = fit.options.objective == FitObjective::weighted
-                          ? quantile
-                          : quantile * fit.goodness.s2;
+  const double rise =
+      fit.options.objective == FitObjective::weighted ? quantile : quantile * fit.goodness.s2;
   std::vector<ProfileInterval> result(fit.law.fitted.size());
   parallel_for(result.size(), [&](size_t j) {
     const Profile profile(problem, fit, j);
     const double limit = profile.at(fit.law.fitted[j]) + rise, step = fit.fitted_errors[j];
-    result[j] = {fit.law.form.fitted[j].name, fit.law.fitted[j],
+    result[j] = {fit.law.form.fitted[j].name,
+                 fit.law.fitted[j],
                  {profile.crossing(-step, limit), profile.crossing(step, limit)}};
   });
   return result;

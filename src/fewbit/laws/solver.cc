@@ -110,11 +110,12 @@ Solution solve_weighted(const FitProblem& problem, const ObjectiveOptions& optio
     const Eigen::VectorXd weights = quasi_likelihood_weights(problem, options, work.eta);
     const Eigen::VectorXd before = solution.z;
     int accepted = 0;
-    solution =
-        solve_least_squares(problem, false, weights, solution.z, settings, work, &accepted);
+    solution = solve_least_squares(problem, false, weights, solution.z, settings, work, &accepted);
     if (!std::isfinite(solution.objective)) return solution;
-    const double move = ((solution.z - before).array() / (1 + before.array().abs())).abs().maxCoeff();
-    settled = accepted == 0 || move < std::max(kReweightingTolerance, std::sqrt(settings.tolerance));
+    const double move =
+        ((solution.z - before).array() / (1 + before.array().abs())).abs().maxCoeff();
+    settled =
+        accepted == 0 || move < std::max(kReweightingTolerance, std::sqrt(settings.tolerance));
   }
   problem.evaluate(solution.z, false, work);
   solution.weights = quasi_likelihood_weights(problem, options, work.eta);
@@ -136,9 +137,9 @@ double huber_slope(double residual, double delta) { return std::clamp(residual, 
 
 Eigen::VectorXd quasi_likelihood_weights(const FitProblem& problem, const ObjectiveOptions& options,
                                          const Eigen::VectorXd& eta) {
-  const Eigen::ArrayXd variance =
-      problem.standard_errors().array().square() + options.floor * options.floor +
-      (options.relative_scatter * eta.array().exp()).square();
+  const Eigen::ArrayXd variance = problem.standard_errors().array().square() +
+                                  options.floor * options.floor +
+                                  (options.relative_scatter * eta.array().exp()).square();
   return variance.inverse().matrix();
 }
 

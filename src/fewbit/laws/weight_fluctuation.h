@@ -25,8 +25,8 @@ FluctuationStatistics fluctuation(std::span<const float> before, std::span<const
 
 double root_mean_square(std::span<const float> values);
 
-// rms(quantized - original) / rms(after - before); `original` is usually `after`. The paper's argument predicts that QiD rises when
-// this passes about 1. Infinite if the weights did not move.
+// rms(quantized - original) / rms(after - before); `original` is usually `after`. The paper's
+// argument predicts that QiD rises when this passes about 1. Infinite if the weights did not move.
 double quantization_to_update_ratio(std::span<const float> before, std::span<const float> after,
                                     std::span<const float> original,
                                     std::span<const float> quantized);
