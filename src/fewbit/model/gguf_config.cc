@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/log.h"
 #include "fewbit/model/config_reader.h"
+#include "fewbit/model/rope_divisors.h"
 
 namespace fewbit {
 namespace {
@@ -36,7 +38,13 @@ class GgufReader {
     return has(name) ? size(name) : fallback;
   }
   double real_or(std::string_view name, double fallback) const {
-    return file_.real_or(key(name), fallback);
+    return has(name) ? real(name) : fallback;
+  }
+  // What was written as 1e-5 has become the nearest float32; this is the decimal again.
+  double real(std::string_view name) const {
+    const double value = file_.real(key(name));
+    const float narrow = static_cast<float>(value);
+    return value == narrow ? std::stod(fmt::format("{}", narrow)) : value;
   }
   bool flag_or(std::string_view name, bool fallback) const {
     return file_.boolean_or(key(name), fallback);
@@ -60,64 +68,6 @@ RopeScaling read_scaling(const GgufReader& gguf) {
   return scaling;
 }
 
-double unscaled_frequency(double base, size_t pair, size_t rotary_size) {
-  return std::pow(base, -2.0 * static_cast<double>(pair) / static_cast<double>(rotary_size));
-}
-
-// What llama3 scaling divides a frequency by.
-double llama3_divisor(const RopeScaling& scaling, double frequency) {
-  const double turns = scaling.original_context * frequency / (2 * M_PI);
-  if (turns > scaling.high_frequency_factor) return 1;
-  if (turns < scaling.low_frequency_factor) return scaling.factor;
-  const double s = (turns - scaling.low_frequency_factor) /
-                   (scaling.high_frequency_factor - scaling.low_frequency_factor);
-  return 1 / ((1 - s) / scaling.factor + s);
-}
-
-// GGUF states llama3 scaling only by its divisors, one per pair; this finds parameters that give
-// them. Between the two ends 1 / divisor is linear in the frequency; low_frequency_factor can be
-// chosen, as only its ratios to the others matter.
-RopeScaling llama3_from_divisors(std::span<const float> divisors, double base,
-                                 const std::string& what) {
-  constexpr double kTolerance = 1e-4;
-  const size_t rotary_size = 2 * divisors.size();
-  const auto reproduces = [&](const RopeScaling& scaling) {
-    for (size_t i = 0; i < divisors.size(); ++i) {
-      const double wanted = divisors[i];
-      const double got = llama3_divisor(scaling, unscaled_frequency(base, i, rotary_size));
-      if (!(std::abs(got - wanted) <= kTolerance * wanted)) return false;
-    }
-    return true;
-  };
-  RopeScaling scaling;
-  if (std::all_of(divisors.begin(), divisors.end(), [](float d) { return d == 1.0f; })) {
-    return scaling;
-  }
-  scaling.kind = RopeScaling::Kind::llama3;
-  scaling.factor = *std::max_element(divisors.begin(), divisors.end());
-  // The settings of every published model first.
-  if (reproduces(scaling)) return scaling;
-  // Least squares of s = a * frequency - b over the pairs in between.
-  double n = 0, sum_f = 0, sum_s = 0, sum_ff = 0, sum_fs = 0;
-  for (size_t i = 0; i < divisors.size(); ++i) {
-    const double inverse = 1.0 / divisors[i];
-    const double s = (inverse - 1 / scaling.factor) / (1 - 1 / scaling.factor);
-    if (!(s > kTolerance && s < 1 - kTolerance)) continue;
-    const double f = unscaled_frequency(base, i, rotary_size);
-    n += 1, sum_f += f, sum_s += s, sum_ff += f * f, sum_fs += f * s;
-  }
-  const double determinant = n * sum_ff - sum_f * sum_f;
-  if (n >= 2 && determinant > 0) {
-    const double a = (n * sum_fs - sum_f * sum_s) / determinant;
-    const double b = (a * sum_f - sum_s) / n;
-    scaling.low_frequency_factor = 1;
-    scaling.high_frequency_factor = 1 + 1 / b;
-    scaling.original_context = 2 * M_PI * a / b;
-    if (b > 0 && reproduces(scaling)) return scaling;
-  }
-  fail("{}: tensor rope_freqs.weight: its divisors follow no known rule (allowed: llama3)", what);
-}
-
 void read_rope(const GgufReader& gguf, ModelSpec& spec) {
   BlockSpec block;
   block.rope_base = gguf.real_or("rope.freq_base", 10000);
@@ -125,11 +75,13 @@ void read_rope(const GgufReader& gguf, ModelSpec& spec) {
   if (gguf.tensor("rope_freqs.weight")) {
     const GgufTensor& tensor = gguf.file().tensor("rope_freqs.weight");
     require(tensor.type == GgmlType::f32 && tensor.elements() * 2 == spec.rotary_size,
-            "{}: tensor rope_freqs.weight: should be {} values of F32", gguf.file().what(),
-            spec.rotary_size / 2);
+            "tensor rope_freqs.weight: should be {} values of F32", spec.rotary_size / 2);
     std::vector<float> divisors(tensor.elements());
     std::memcpy(divisors.data(), tensor.bytes.data(), tensor.bytes.size());
-    block.rope_scaling = llama3_from_divisors(divisors, block.rope_base, gguf.file().what());
+    const auto scaling = rope_scaling_from_divisors(divisors, block.rope_base);
+    require(scaling.has_value(),
+            "tensor rope_freqs.weight: its divisors follow no known rule (allowed: llama3)");
+    block.rope_scaling = *scaling;
   }
   std::fill(spec.blocks.begin(), spec.blocks.end(), block);
 }
@@ -286,8 +238,7 @@ ModelSpec parse_gguf_spec(const GgufFile& file) {
     const char* epsilon = gguf.has("attention.layer_norm_rms_epsilon")
                               ? "attention.layer_norm_rms_epsilon"
                               : "attention.layer_norm_epsilon";
-    // The value was a short decimal before it became float32.
-    spec.norm_epsilon = file.real(gguf.key(epsilon));
+    spec.norm_epsilon = gguf.real(epsilon);
     spec.tied_head = !file.contains_tensor("output.weight");
     read_rope(gguf, spec);
     set_family(gguf, spec);

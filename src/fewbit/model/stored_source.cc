@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <set>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "fewbit/base/error.h"
 #include "fewbit/base/log.h"
 #include "fewbit/base/threads.h"
+#include "fewbit/formats/stored_floats.h"
 
 namespace fewbit {
 namespace {
@@ -170,6 +172,35 @@ std::shared_ptr<const TensorSource> bind_tensors(std::shared_ptr<const TensorCon
                                                  std::vector<TensorBinding> bindings,
                                                  const std::set<std::string, std::less<>>& known) {
   return std::make_shared<BoundSource>(std::move(container), std::move(bindings), known);
+}
+
+std::vector<std::vector<TensorBinding>> group_by_stored(std::vector<TensorBinding> bindings) {
+  std::vector<std::vector<TensorBinding>> groups;
+  std::map<std::string, size_t> group_of;
+  for (TensorBinding& binding : bindings) {
+    const auto [found, fresh] = group_of.emplace(binding.stored, groups.size());
+    if (fresh) groups.emplace_back();
+    groups[found->second].push_back(std::move(binding));
+  }
+  return groups;
+}
+
+std::vector<float> load_stored(std::span<const TensorBinding> group, const TensorSource& tensors) {
+  if (group.size() == 1 && group[0].identity()) return tensors.load(group[0].canonical);
+  std::vector<std::vector<float>> values;
+  for (const TensorBinding& part : group) values.push_back(tensors.load(part.canonical));
+  return compose_stored(group, values);
+}
+
+std::vector<std::byte> encode_floats(Dtype dtype, std::span<const float> values,
+                                     const std::string& name) {
+  const StoredFloats stored(dtype, values);
+  for (size_t i = 0; dtype == Dtype::f16 && i < values.size(); ++i) {
+    require(std::isfinite(stored[i]) || !std::isfinite(values[i]),
+            "tensor {}: the value {} is beyond the range of f16 (allowed: f32, bf16)", name,
+            values[i]);
+  }
+  return {stored.bytes().begin(), stored.bytes().end()};
 }
 
 std::vector<float> compose_stored(std::span<const TensorBinding> parts,

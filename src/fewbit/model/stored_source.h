@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fewbit/base/matrix.h"
+#include "fewbit/io/safetensors.h"
 #include "fewbit/model/tensor_names.h"
 #include "fewbit/model/tensor_source.h"
 
@@ -38,6 +39,16 @@ class TensorContainer {
 std::shared_ptr<const TensorSource> bind_tensors(
     std::shared_ptr<const TensorContainer> container, std::vector<TensorBinding> bindings,
     const std::set<std::string, std::less<>>& known = {});
+
+// Bindings that share a stored tensor, at the place of the first of them: what a writer writes.
+std::vector<std::vector<TensorBinding>> group_by_stored(std::vector<TensorBinding> bindings);
+// The values of such a group's stored tensor, row-major.
+std::vector<float> load_stored(std::span<const TensorBinding> group, const TensorSource& tensors);
+
+// `values` as bytes of F32, F16 or BF16. A finite value that F16 cannot hold is an Error that names
+// the tensor.
+std::vector<std::byte> encode_floats(Dtype dtype, std::span<const float> values,
+                                     const std::string& name);
 
 // The inverse for one stored tensor: `parts` are the bindings that share it, `values` their
 // canonical values in the same order; returns the stored values, row-major.

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <functional>
 #include <utility>
 
 #include "fewbit/base/error.h"
-#include "fewbit/base/half.h"
 #include "fewbit/formats/stored_floats.h"
 #include "fewbit/model/architectures.h"
 #include "fewbit/model/fewbit_directory.h"
@@ -48,24 +46,13 @@ Dtype choose_dtype(WriteDtype wanted, const std::function<std::vector<float>()>&
   return Dtype::f32;
 }
 
-std::vector<std::byte> encode(Dtype dtype, std::span<const float> values, const std::string& name) {
-  constexpr float kLargestF16 = 65504;
-  if (dtype == Dtype::f16) {
-    for (const float value : values) {
-      require(!(std::abs(value) > kLargestF16),
-              "tensor {}: the value {} is beyond the range of f16 (allowed: f32, bf16)", name,
-              value);
-    }
-  }
-  const StoredFloats stored(dtype, values);
-  return {stored.bytes().begin(), stored.bytes().end()};
-}
-
 Item float_item(WriteDtype wanted, std::string name, std::vector<size_t> shape,
                 std::function<std::vector<float>()> values) {
   const Dtype dtype = choose_dtype(wanted, values);
   Item item{{name, dtype, std::move(shape)}, {}};
-  item.make = [dtype, name, values = std::move(values)] { return encode(dtype, values(), name); };
+  item.make = [dtype, name, values = std::move(values)] {
+    return encode_floats(dtype, values(), name);
+  };
   return item;
 }
 
@@ -124,26 +111,12 @@ void write_hf_checkpoint(const std::filesystem::path& directory, const ModelSpec
   // hf_bindings brings the norms of a Gemma from GGUF into this form.
   if (spec.architecture.starts_with("gemma")) stated.norm_plus_one = true;
   const Json config = hf_config(stated, torch_dtype(options.dtype));
-  std::vector<TensorBinding> bindings =
-      hf_bindings(spec, hf_name_prefixes(spec.architecture).front());
-
-  // Bindings that share a stored tensor are written together, at the place of the first.
-  std::vector<std::vector<TensorBinding>> groups;
-  std::map<std::string, size_t> group_of;
-  for (TensorBinding& binding : bindings) {
-    const auto [found, fresh] = group_of.emplace(binding.stored, groups.size());
-    if (fresh) groups.emplace_back();
-    groups[found->second].push_back(std::move(binding));
-  }
+  const std::vector<std::vector<TensorBinding>> groups =
+      group_by_stored(hf_bindings(spec, hf_name_prefixes(spec.architecture).front()));
   std::vector<Item> items;
   for (const std::vector<TensorBinding>& group : groups) {
-    const TensorBinding& first = group.front();
-    items.push_back(float_item(options.dtype, first.stored, first.stored_shape, [&tensors, &group] {
-      if (group.size() == 1 && group[0].identity()) return tensors.load(group[0].canonical);
-      std::vector<std::vector<float>> values;
-      for (const TensorBinding& part : group) values.push_back(tensors.load(part.canonical));
-      return compose_stored(group, values);
-    }));
+    items.push_back(float_item(options.dtype, group.front().stored, group.front().stored_shape,
+                               [&] { return load_stored(group, tensors); }));
   }
   write_items(directory, items, config, options);
 }
