@@ -11,14 +11,14 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// A strip of C is kRows x kVectors vectors. With 32 vector registers 4 x 4 sums leave room for the
-// operands and are enough independent chains to hide the latency of a multiply-add; with 16
-// registers 4 x 2.
-constexpr size_t kRows = 4;
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_NEON
-constexpr size_t kVectors = 4;
-#else
+// A strip of C is kRows x kVectors vectors: enough independent chains to hide the latency of a
+// multiply-add, with registers left for the operands. Two vectors wide, a strip of B of the depths
+// used here stays in the first-level cache while all rows of A pass by.
 constexpr size_t kVectors = 2;
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_NEON
+constexpr size_t kRows = 8;  // of 32 registers
+#else
+constexpr size_t kRows = 4;  // of 16 registers
 #endif
 
 struct Subtract {
@@ -31,10 +31,15 @@ struct Subtract {
 struct AddInDouble {
   template <class D, class V>
   static HWY_INLINE void Store(D d, V sum, double* c) {
-    // Through memory: halves of vectors differ between targets, and this happens once per depth.
+    // Through memory, since the halves of a vector have other names on every target.
+    const hn::CappedTag<double, hn::MaxLanes(D())> dd;
+    const hn::Rebind<float, decltype(dd)> part;
     HWY_ALIGN float sums[hn::MaxLanes(D())];
     hn::Store(sum, d, sums);
-    for (size_t i = 0; i < hn::Lanes(d); ++i) c[i] += static_cast<double>(sums[i]);
+    for (size_t i = 0; i < hn::Lanes(d); i += hn::Lanes(dd)) {
+      const auto wide = hn::PromoteTo(dd, hn::Load(part, sums + i));
+      hn::StoreU(hn::Add(hn::LoadU(dd, c + i), wide), dd, c + i);
+    }
   }
 };
 
@@ -71,6 +76,9 @@ void Product(const T* a, size_t lda, const T* b, size_t ldb, size_t depth, TC* c
     size_t row = 0;
     for (; row + kRows <= rows; row += kRows) {
       Strip<Update, kRows>(a + row * lda, lda, b + col, ldb, depth, c + row * ldc + col, ldc);
+    }
+    for (; row + kRows / 2 <= rows; row += kRows / 2) {
+      Strip<Update, kRows / 2>(a + row * lda, lda, b + col, ldb, depth, c + row * ldc + col, ldc);
     }
     for (; row < rows; ++row) {
       Strip<Update, 1>(a + row * lda, lda, b + col, ldb, depth, c + row * ldc + col, ldc);

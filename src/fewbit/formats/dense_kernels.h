@@ -14,7 +14,7 @@ void subtract_product(const float* a, size_t lda, const float* b, size_t ldb, si
                       float* c, size_t ldc, size_t rows, size_t cols);
 void subtract_product(const double* a, size_t lda, const double* b, size_t ldb, size_t depth,
                       double* c, size_t ldc, size_t rows, size_t cols);
-// C += A B, where the product is summed in float and then added in double.
+// C += A B, where the product is summed in float and then added in double. C need not be aligned.
 void add_product(const float* a, size_t lda, const float* b, size_t ldb, size_t depth, double* c,
                  size_t ldc, size_t rows, size_t cols);
 

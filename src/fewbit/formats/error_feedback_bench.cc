@@ -12,8 +12,8 @@ namespace fewbit {
 namespace {
 
 constexpr size_t kFeatures = 4096;
-// Enough rows to keep every core busy; the cost is proportional to them.
-constexpr size_t kRows = 512;
+// One panel of rows for each of two cores; the cost is proportional to them.
+constexpr size_t kRows = 128;
 
 Matrix random_matrix(size_t rows, size_t cols) {
   Matrix result(rows, cols);
@@ -24,7 +24,7 @@ Matrix random_matrix(size_t rows, size_t cols) {
 const HessianFactor& shared_factor() {
   static const HessianFactor factor = [] {
     HessianAccumulator accumulator(kFeatures);
-    accumulator.add(random_matrix(2 * kFeatures, kFeatures).view());
+    accumulator.add(random_matrix(kFeatures / 4, kFeatures).view());
     return factorize_hessian(accumulator.symmetric(2).view(), 0, {});
   }();
   return factor;
