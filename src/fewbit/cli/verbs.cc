@@ -5,6 +5,7 @@ namespace fewbit::cli {
 void add_verbs(CLI::App& app) {
   add_formats_verb(app);
   add_inspect_verb(app);
+  add_law_verb(app);
 #ifdef FEWBIT_WITH_TORCH
   add_train_verb(app);
   add_quantize_verb(app);
