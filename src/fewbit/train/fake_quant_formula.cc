@@ -31,12 +31,11 @@ LevelGradients level_backward(const at::Tensor& groups, const at::Tensor& scale,
   const auto below = [&](double bound) { return rule.open ? u <= bound : u < bound; };
   const auto above = [&](double bound) { return rule.open ? u >= bound : u > bound; };
   const at::Tensor outside = below(rule.window_low).logical_or(above(rule.window_high));
-  at::Tensor term = levels_of_quotient(u, grid) * grid.unit;
-  if (rule.scale_residual) {
-    term = at::where(
-        below(rule.residual_low), at::full_like(u, rule.clipped_low),
-        at::where(above(rule.residual_high), at::full_like(u, rule.clipped_high), term - u));
-  }
+  at::Tensor term = at::zeros_like(u);
+  if (rule.scale != GradientRule::Scale::none) term = levels_of_quotient(u, grid) * grid.unit;
+  if (rule.scale == GradientRule::Scale::residual) term = term - u;
+  term = term.masked_fill(above(rule.scale_high), rule.clipped_high)
+             .masked_fill(below(rule.scale_low), rule.clipped_low);
   return {gradient.masked_fill(outside, 0), (term * gradient).sum(1, true) * rule.factor};
 }
 

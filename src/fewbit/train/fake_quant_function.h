@@ -18,18 +18,22 @@ namespace fewbit {
 // How gradients pass a level grid. With G = dL/dw^ and u = (w - centre) / a:
 //
 //   dL/dw = G where window_low <= u <= window_high, else 0
-//   dL/da = factor * sum over the group of s G,  s = clipped_low   below residual_low,
-//                                                    clipped_high  above residual_high,
-//                                                    w^/a - u      between
+//   dL/da = factor * sum over the group of s G
 //
-// (LSQ and ParetoQ; the rounding is the identity.) `scale_residual` false: s = w^/a everywhere,
-// the gradient at fixed codes. The centre takes no gradient.
+// with s = clipped_low below scale_low, clipped_high above scale_high, and between them
+//
+//   level     w^/a      the gradient at fixed codes
+//   residual  w^/a - u  the rounding is the identity (LSQ, ParetoQ)
+//   none      0         only clipped values pull at the scale (PACT)
+//
+// The centre takes no gradient.
 struct GradientRule {
+  enum class Scale { level, residual, none };
   static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
   double window_low = -kInfinity, window_high = kInfinity;
-  bool scale_residual = false;
-  double residual_low = -kInfinity, residual_high = kInfinity;
+  Scale scale = Scale::level;
+  double scale_low = -kInfinity, scale_high = kInfinity;
   double clipped_low = 0, clipped_high = 0;
   bool open = false;  // The bounds themselves count as outside.
   double factor = 1;

@@ -191,11 +191,13 @@ void level_backward(GroupShape shape, const T* weights, LevelScales<T> scales,
                     T* weight_gradient, T* scale_gradient) {
   const Pieces pieces(shape);
   const Bounds<T> window(rule.window_low, rule.window_high, rule.open);
-  const Bounds<T> residual(rule.residual_low, rule.residual_high, rule.open);
+  const Bounds<T> bounds(rule.scale_low, rule.scale_high, rule.open);
   const T clipped_low = static_cast<T>(rule.clipped_low);
   const T clipped_high = static_cast<T>(rule.clipped_high);
   const T unit = static_cast<T>(grid.unit);
-  const bool scale_residual = rule.scale_residual;
+  // The term between the bounds is level_part * level + quotient_part * u.
+  const T level_part = rule.scale == GradientRule::Scale::none ? T(0) : unit;
+  const T quotient_part = rule.scale == GradientRule::Scale::residual ? T(-1) : T(0);
   std::vector<double> partial(scale_gradient != nullptr ? pieces.count() : 0);
   with_levels<T>(grid, [&](const auto level) {
     pieces.for_each([&](const Piece& piece) {
@@ -216,10 +218,9 @@ void level_backward(GroupShape shape, const T* weights, LevelScales<T> scales,
         const int64_t count = std::min(kBlock, piece.length - first);
         for (int64_t i = 0; i < count; ++i) {
           const T u = (w[first + i] - centre) / scale;
-          const T value = level(u) * unit;
-          const T between = scale_residual ? value - u : value;
-          const T capped = scale_residual && u > residual.high ? clipped_high : between;
-          const T term = scale_residual && u < residual.low ? clipped_low : capped;
+          const T between = level(u) * level_part + u * quotient_part;
+          const T capped = u > bounds.high ? clipped_high : between;
+          const T term = u < bounds.low ? clipped_low : capped;
           products[static_cast<size_t>(i)] = term * g[first + i];
         }
         sum += sum_block(products.data(), count);

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fewbit/base/matrix.h"
@@ -59,9 +61,55 @@ inline bool same_values(const at::Tensor& a, const at::Tensor& b) {
   return largest_difference(a, b) == 0;
 }
 
+// The quantizer's state tensor of that name.
+template <class Quantizer>
+at::Tensor parameter(const Quantizer& quantizer, std::string_view name) {
+  for (const auto& [key, tensor] : quantizer.parameters()) {
+    if (key == name) return tensor;
+  }
+  throw std::logic_error("no parameter " + std::string(name));
+}
+inline void set_values(at::Tensor tensor, const at::Tensor& values) {
+  const at::NoGradGuard no_gradient;
+  tensor.copy_(values.reshape(tensor.sizes()));
+}
+
 inline at::Tensor leaf(const at::Tensor& value) {
   return value.detach().clone().set_requires_grad(true);
 }
+
+// AdamW on one tensor, spelled out: moments, bias correction, decoupled decay.
+class PlainAdamW {
+ public:
+  PlainAdamW(at::Tensor parameter, double beta1, double beta2, double epsilon, double decay)
+      : parameter_(std::move(parameter)),
+        first_(at::zeros_like(parameter_)),
+        second_(at::zeros_like(parameter_)),
+        beta1_(beta1),
+        beta2_(beta2),
+        epsilon_(epsilon),
+        decay_(decay) {}
+
+  const at::Tensor& parameter() const { return parameter_; }
+  // Takes the gradient times `factor` and clears it.
+  void step(double rate, double factor = 1) {
+    const at::NoGradGuard no_gradient;
+    ++count_;
+    const at::Tensor gradient = parameter_.grad() * factor;
+    first_.mul_(beta1_).add_(gradient, 1 - beta1_);
+    second_.mul_(beta2_).addcmul_(gradient, gradient, 1 - beta2_);
+    const at::Tensor m = first_ / (1 - std::pow(beta1_, count_));
+    const at::Tensor v = second_ / (1 - std::pow(beta2_, count_));
+    parameter_.mul_(1 - rate * decay_);
+    parameter_.sub_(rate * m / (v.sqrt() + epsilon_));
+    parameter_.grad().zero_();
+  }
+
+ private:
+  at::Tensor parameter_, first_, second_;
+  double beta1_, beta2_, epsilon_, decay_;
+  int count_ = 0;
+};
 
 inline at::Tensor tensor_of(const Matrix& matrix) {
   return at::from_blob(const_cast<float*>(matrix.data()),

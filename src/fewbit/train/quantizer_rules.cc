@@ -17,9 +17,9 @@ double inverse_root(double value) { return 1 / std::sqrt(value); }
 // Residual in range, the clipped value outside; gradients of the weights in the same range.
 GradientRule residual_gradient(double low, double high, double clipped_low, double clipped_high) {
   GradientRule rule;
-  rule.window_low = rule.residual_low = low;
-  rule.window_high = rule.residual_high = high;
-  rule.scale_residual = true;
+  rule.window_low = rule.scale_low = low;
+  rule.window_high = rule.scale_high = high;
+  rule.scale = GradientRule::Scale::residual;
   rule.clipped_low = clipped_low;
   rule.clipped_high = clipped_high;
   return rule;

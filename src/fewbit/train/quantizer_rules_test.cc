@@ -151,12 +151,8 @@ class GoldenTrajectory {
       const ScaleGroups groups = ScaleGroups::per_row(w.size(0), w.size(1));
       rules_.push_back(
           paretoq_quantizer(bits_word(file.metadata("w_bits")), groups, {.compatible = true}).rule);
-      parameters_.push_back(leaf(w));
-      parameters_.push_back(leaf(fixture_tensor(file, "alpha" + layer + "_init")));
-    }
-    for (const at::Tensor& parameter : parameters_) {
-      first_.push_back(at::zeros_like(parameter));
-      second_.push_back(at::zeros_like(parameter));
+      add(leaf(w), "weight_decay");
+      add(leaf(fixture_tensor(file, "alpha" + layer + "_init")), "weight_decay_on_alpha");
     }
   }
 
@@ -175,13 +171,19 @@ class GoldenTrajectory {
     }
   }
 
-  const at::Tensor& parameter(size_t i) const { return parameters_[i]; }
+  const at::Tensor& parameter(size_t i) const { return optimizers_[i].parameter(); }
   std::vector<double> losses, norms, learning_rates;
 
  private:
+  void add(const at::Tensor& parameter, const char* decay) {
+    const std::vector<std::string> betas = testing::metadata_list(file_, "betas");
+    optimizers_.emplace_back(parameter, std::stod(betas.at(0)), std::stod(betas.at(1)),
+                             metadata_number(file_, "adam_eps"), metadata_number(file_, decay));
+  }
+
   at::Tensor predict(const at::Tensor& x) const {
     const auto weight = [&](size_t layer) {
-      return level_fake_quant(parameters_[2 * layer], parameters_[2 * layer + 1], at::Tensor(),
+      return level_fake_quant(parameter(2 * layer), parameter(2 * layer + 1), at::Tensor(),
                               rules_[layer]);
     };
     return at::matmul(at::matmul(x, weight(0).t()).relu(), weight(1).t());
@@ -195,36 +197,20 @@ class GoldenTrajectory {
   }
 
   void update(int step) {
-    const at::NoGradGuard no_gradient;
-    const std::vector<std::string> betas = testing::metadata_list(file_, "betas");
-    const double beta1 = std::stod(betas.at(0)), beta2 = std::stod(betas.at(1));
     double square = 0;
-    for (const at::Tensor& p : parameters_) {
-      square += p.grad().to(at::kDouble).square().sum().item<double>();
+    for (const auto& optimizer : optimizers_) {
+      square += optimizer.parameter().grad().to(at::kDouble).square().sum().item<double>();
     }
     norms.push_back(std::sqrt(square));
     learning_rates.push_back(learning_rate(step));
     const double clip = std::min(1.0, metadata_number(file_, "clip_norm") / (norms.back() + 1e-6));
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      at::Tensor& p = parameters_[i];
-      const at::Tensor gradient = p.grad() * clip;
-      const double decay =
-          metadata_number(file_, i % 2 == 0 ? "weight_decay" : "weight_decay_on_alpha");
-      const double rate = learning_rates.back();
-      first_[i].mul_(beta1).add_(gradient, 1 - beta1);
-      second_[i].mul_(beta2).addcmul_(gradient, gradient, 1 - beta2);
-      const at::Tensor m = first_[i] / (1 - std::pow(beta1, step + 1));
-      const at::Tensor v = second_[i] / (1 - std::pow(beta2, step + 1));
-      p.mul_(1 - rate * decay);
-      p.sub_(rate * m / (v.sqrt() + metadata_number(file_, "adam_eps")));
-      p.grad().zero_();
-    }
+    for (auto& optimizer : optimizers_) optimizer.step(learning_rates.back(), clip);
   }
 
   const SafetensorsFile& file_;
   int steps_, accumulation_;
   std::vector<LevelRule> rules_;
-  std::vector<at::Tensor> parameters_, first_, second_;
+  std::vector<testing::PlainAdamW> optimizers_;
 };
 
 FEWBIT_FIXTURE_TEST(QatTrainFixture, "qat-train", ".safetensors") {
