@@ -144,7 +144,7 @@ TEST_F(FakeQuantFunctionTest, StoredTypesRoundTheScaleBeforeCodesAreChosen) {
   const at::Tensor scale = at::full({1, 1}, 0.1234567);
   const EffectiveScale effective = effective_scale(scale, rule);
   EXPECT_TRUE(same_values(effective.stored, effective.stored.to(at::kHalf)));
-  EXPECT_LT(relative_difference(effective.value * (2.0 / 3), effective.stored), 1e-7);
+  EXPECT_LT(relative_difference(effective.value * (2.0 / 3), effective.stored), 1e-6);
   EXPECT_FALSE(same_values(effective.value, scale));
 }
 
@@ -154,7 +154,7 @@ TEST_F(FakeQuantFunctionTest, CollapsedAndNegativeScalesCountAsTheSmallestOne) {
   const at::Tensor scale = leaf(at::tensor({-0.5f, 0.0f}).reshape({2, 1}));
   const at::Tensor out = level_fake_quant(w, scale, at::Tensor(), rule);
   EXPECT_TRUE(same_values(out.abs(), at::full({2, 8}, 1e-5f)));
-  out.backward(at::ones({2, 8}));
+  out.backward(out.detach());
   // The gradient is not cut off there, so that the scale can come back.
   EXPECT_GT(scale.grad().abs().max().item<double>(), 0);
 }

@@ -93,7 +93,7 @@ class LevelFakeQuant : public FakeQuant {
     const at::Tensor scale = scale_of(groups).detach();
     const at::Tensor codes = level_codes(groups, scale, centre_of(groups), quantizer_.rule);
     require(!grid.zero_stays_zero || !weight.eq(0).any().item<bool>(),
-            "{}: weights of exactly 0 have no binary code; use zero=plus", quantizer_.name);
+            "{}: weights of exactly 0 have no binary code; use compatible=false", quantizer_.name);
     QuantizedTensor result;
     result.groups = quantizer_.groups;
     result.scale_dtype = quantizer_.rule.scale_dtype;

@@ -12,6 +12,8 @@ namespace fewbit {
 namespace {
 
 constexpr double kLargestCode = 255;
+// A constant row has no range, and any scale that is not zero gives it code 0.
+constexpr double kSmallestStep = 1e-7;
 
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
@@ -91,9 +93,8 @@ at::Tensor magnitude_tails(const at::Tensor& weight, double fraction) {
 at::Tensor eight_bit_rows(const at::Tensor& weight, Dtype dtype) {
   const at::Tensor w = weight.detach();
   const at::Tensor low = round_to_stored(w.amin(1, true), dtype);
-  // A constant row has no range; any scale then gives code 0.
   const at::Tensor scale =
-      round_to_stored(((w.amax(1, true) - low) / kLargestCode).clamp_min(kSmallestScale), dtype);
+      round_to_stored(((w.amax(1, true) - low) / kLargestCode).clamp_min(kSmallestStep), dtype);
   return ((w - low) / scale).round().clamp(0, kLargestCode) * scale + low;
 }
 
