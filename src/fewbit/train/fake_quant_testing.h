@@ -1,0 +1,121 @@
+// Help for the tests of fake quantizers: fixture tensors, comparisons, gradients.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "fewbit/base/matrix.h"
+#include "fewbit/io/safetensors.h"
+
+namespace fewbit::testing {
+
+// Tensor of a file: float32 for floating types, int64 for integers.
+inline at::Tensor fixture_tensor(const SafetensorsFile& file, std::string_view name) {
+  const TensorView& view = file.tensor(name);
+  std::vector<int64_t> shape(view.shape.begin(), view.shape.end());
+  if (view.dtype == Dtype::f32 || view.dtype == Dtype::f64) {
+    std::vector<float> values = to_floats(view);
+    return at::from_blob(values.data(), shape, at::kFloat).clone();
+  }
+  std::vector<int64_t> values = to_integers(view);
+  return at::from_blob(values.data(), shape, at::kLong).clone();
+}
+
+inline double metadata_number(const SafetensorsFile& file, std::string_view key) {
+  return std::stod(file.metadata(key));
+}
+inline int metadata_integer(const SafetensorsFile& file, std::string_view key) {
+  return std::stoi(file.metadata(key));
+}
+inline bool metadata_true(const SafetensorsFile& file, std::string_view key) {
+  return file.metadata(key) == "True";
+}
+// Words separated by commas.
+inline std::vector<std::string> metadata_list(const SafetensorsFile& file, std::string_view key) {
+  std::vector<std::string> words = {""};
+  for (const char c : file.metadata(key)) {
+    c == ',' ? words.emplace_back() : words.back() += c;
+  }
+  return words;
+}
+
+inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  EXPECT_EQ(a.numel(), b.numel());
+  return (a.detach().to(at::kDouble).reshape(-1) - b.detach().to(at::kDouble).reshape(-1))
+      .abs()
+      .max()
+      .item<double>();
+}
+// Largest difference relative to the largest magnitude of `expected`.
+inline double relative_difference(const at::Tensor& actual, const at::Tensor& expected) {
+  const double size = expected.detach().to(at::kDouble).abs().max().item<double>();
+  return largest_difference(actual, expected) / (size > 0 ? size : 1);
+}
+inline bool same_values(const at::Tensor& a, const at::Tensor& b) {
+  return largest_difference(a, b) == 0;
+}
+
+// The quantizer's state tensor of that name.
+template <class Quantizer>
+at::Tensor parameter(const Quantizer& quantizer, std::string_view name) {
+  for (const auto& [key, tensor] : quantizer.parameters()) {
+    if (key == name) return tensor;
+  }
+  throw std::logic_error("no parameter " + std::string(name));
+}
+inline void set_values(at::Tensor tensor, const at::Tensor& values) {
+  const at::NoGradGuard no_gradient;
+  tensor.copy_(values.reshape(tensor.sizes()));
+}
+
+inline at::Tensor leaf(const at::Tensor& value) {
+  return value.detach().clone().set_requires_grad(true);
+}
+
+// AdamW on one tensor, spelled out: moments, bias correction, decoupled decay.
+class PlainAdamW {
+ public:
+  PlainAdamW(at::Tensor parameter, double beta1, double beta2, double epsilon, double decay)
+      : parameter_(std::move(parameter)),
+        first_(at::zeros_like(parameter_)),
+        second_(at::zeros_like(parameter_)),
+        beta1_(beta1),
+        beta2_(beta2),
+        epsilon_(epsilon),
+        decay_(decay) {}
+
+  const at::Tensor& parameter() const { return parameter_; }
+  // Takes the gradient times `factor` and clears it.
+  void step(double rate, double factor = 1) {
+    const at::NoGradGuard no_gradient;
+    ++count_;
+    const at::Tensor gradient = parameter_.grad() * factor;
+    first_.mul_(beta1_).add_(gradient, 1 - beta1_);
+    second_.mul_(beta2_).addcmul_(gradient, gradient, 1 - beta2_);
+    const at::Tensor m = first_ / (1 - std::pow(beta1_, count_));
+    const at::Tensor v = second_ / (1 - std::pow(beta2_, count_));
+    parameter_.mul_(1 - rate * decay_);
+    parameter_.sub_(rate * m / (v.sqrt() + epsilon_));
+    parameter_.grad().zero_();
+  }
+
+ private:
+  at::Tensor parameter_, first_, second_;
+  double beta1_, beta2_, epsilon_, decay_;
+  int count_ = 0;
+};
+
+inline at::Tensor tensor_of(const Matrix& matrix) {
+  return at::from_blob(const_cast<float*>(matrix.data()),
+                       {static_cast<int64_t>(matrix.rows()), static_cast<int64_t>(matrix.cols())},
+                       at::kFloat)
+      .clone();
+}
+
+}  // namespace fewbit::testing
