@@ -198,6 +198,7 @@ EffectiveScale effective_scale(const at::Tensor& scale, const LevelRule& rule) {
 
 at::Tensor level_fake_quant(const at::Tensor& groups, const at::Tensor& scale,
                             const at::Tensor& centre, const LevelRule& rule) {
+  with_float_type(groups, [](auto) {});  // Refuses other types.
   check_parameter(groups, scale, "the scale");
   if (centre.defined()) check_parameter(groups, centre, "the centre");
   return LevelNode::apply(groups, scale,

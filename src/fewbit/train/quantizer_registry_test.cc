@@ -83,7 +83,8 @@ TEST_F(QuantizerRegistryTest, FrozenCodesStartWhereTheQuantizerIsAndTrainTheirSc
     const auto frozen = make_fake_quant(entry.name, options, weight_);
     EXPECT_FALSE(frozen->trains_weight());
     EXPECT_TRUE(same_values(frozen->forward(weight_), trained->forward(weight_)));
-    frozen->forward(weight_).backward(at::ones_like(weight_));
+    // Not ones: the codes of a balanced row would cancel.
+    frozen->forward(weight_).backward(at::linspace(-1, 2, weight_.numel()).view_as(weight_));
     EXPECT_GT(testing::parameter(*frozen, "scale").grad().abs().max().item<double>(), 0);
     EXPECT_EQ(frozen->bake(weight_), trained->bake(weight_));
   });
