@@ -1,5 +1,5 @@
 // Tokenizer::from_json: the schema of Hugging Face's tokenizers library.
-#include <algorithm>
+#include <set>
 
 #include "fewbit/base/file.h"
 #include "fewbit/text/json_component.h"
@@ -64,7 +64,8 @@ MergeTable read_merges(const Json& model, const Vocabulary& vocabulary) {
       require(id.has_value(), "the vocabulary has no '{}'", token);
       return *id;
     };
-    merges.set(find(left), find(right), {rank++, find(both)});
+    const TokenId left_id = find(left), right_id = find(right);
+    merges.set(left_id, right_id, {rank++, find(both)});
   });
   return merges;
 }
@@ -76,17 +77,21 @@ struct Model {
   bool byte_fallback = false;
 };
 
-Model read_bpe(const Json& model, bool bytes) {
+// Contents of special tokens: a model must not make them of plain text, so it does not know them.
+using Specials = std::set<std::string, std::less<>>;
+
+Model read_bpe(const Json& model, bool bytes, const Specials& specials) {
   refuse_affix(model, "continuing_subword_prefix");
   refuse_affix(model, "end_of_word_suffix");
   require(json_get_or(model, "dropout", 0.0) == 0.0,
           "key 'dropout': encoding with dropout is not supported, only null");
-  auto vocabulary = std::make_shared<Vocabulary>();
+  auto vocabulary = std::make_shared<Vocabulary>(), plain = std::make_shared<Vocabulary>();
   const auto tokens = model.find("vocab");
   require(tokens != model.end() && tokens->is_object(), "key 'vocab' is not an object");
   for (const auto& [text, id] : tokens->items()) {
     try {
       vocabulary->set(id_of(id), text);
+      if (!specials.contains(text)) plain->set(id_of(id), text);
     } catch (const Error& error) {
       throw error.with_context(fmt::format("vocab['{}']", text.substr(0, 80)));
     }
@@ -98,18 +103,20 @@ Model read_bpe(const Json& model, bool bytes) {
   options.ignore_merges = json_get_or(model, "ignore_merges", false);
   options.unknown = read_unknown(model, *vocabulary);
   MergeTable merges = read_merges(model, *vocabulary);
-  return {vocabulary, BpeModel(vocabulary, std::move(merges), options), options.unknown,
+  return {vocabulary, BpeModel(plain, std::move(merges), options), options.unknown,
           options.byte_fallback};
 }
 
-Model read_unigram(const Json& model) {
+Model read_unigram(const Json& model, const Specials& specials) {
   auto vocabulary = std::make_shared<Vocabulary>();
   std::vector<double> scores;
+  std::vector<bool> plain;
   for_each_component(model, "vocab", [&](const Json& entry) {
     require(entry.is_array() && entry.size() == 2 && entry[1].is_number(),
             "expected [token, score]");
     vocabulary->set(static_cast<TokenId>(scores.size()), string_of(entry[0]));
     scores.push_back(entry[1].get<double>());
+    plain.push_back(!specials.contains(string_of(entry[0])));
   });
   require(!scores.empty(), "key 'vocab' is empty");
   std::optional<TokenId> unknown;
@@ -117,19 +124,19 @@ Model read_unigram(const Json& model) {
     unknown = static_cast<TokenId>(json_get_size(model, "unk_id", scores.size() - 1));
   }
   const bool byte_fallback = json_get_or(model, "byte_fallback", false);
-  return {vocabulary, UnigramModel(vocabulary, std::move(scores), unknown, byte_fallback), unknown,
-          byte_fallback};
+  return {vocabulary, UnigramModel(vocabulary, std::move(scores), plain, unknown, byte_fallback),
+          unknown, byte_fallback};
 }
 
-Model read_model(const Json& model, bool bytes) {
+Model read_model(const Json& model, bool bytes, const Specials& specials) {
   require(model.is_object(), "expected an object");
   // The oldest files do not name the type.
   const std::string type =
       json_get_or<std::string>(model, "type", model.contains("merges") ? "BPE" : "");
-  if (type == "BPE") return read_bpe(model, bytes);
+  if (type == "BPE") return read_bpe(model, bytes, specials);
   require(type == "Unigram", "type '{}' is not supported; supported: BPE, Unigram", type);
   require(!bytes, "type 'Unigram' with a ByteLevel pre-tokenizer is not supported");
-  return read_unigram(model);
+  return read_unigram(model, specials);
 }
 
 AddedToken read_added_token(const Json& entry) {
@@ -226,8 +233,17 @@ std::shared_ptr<TokenizerParts> read_parts(const Json& file) {
     return with_context(key, [&] { return read(component_or_null(file, key)); });
   };
   PreTokenizer pre_tokenizer = read_at("pre_tokenizer", PreTokenizer::from_json);
-  Model model = read_at(
-      "model", [&](const Json& value) { return read_model(value, pre_tokenizer.byte_level()); });
+  std::vector<AddedToken> added;
+  Specials specials;
+  if (!component_or_null(file, "added_tokens").is_null()) {
+    for_each_component(file, "added_tokens", [&](const Json& entry) {
+      added.push_back(read_added_token(entry));
+      if (added.back().special) specials.insert(added.back().content);
+    });
+  }
+  Model model = read_at("model", [&](const Json& value) {
+    return read_model(value, pre_tokenizer.byte_level(), specials);
+  });
   auto parts = std::make_shared<TokenizerParts>(std::move(model.model));
   parts->pre_tokenizer = std::move(pre_tokenizer);
   parts->normalizer = read_at("normalizer", Normalizer::from_json);
@@ -235,9 +251,9 @@ std::shared_ptr<TokenizerParts> read_parts(const Json& file) {
 
   auto vocabulary = std::make_shared<Vocabulary>(*model.vocabulary);
   std::vector<AddedToken> raw, normalized;
-  if (!component_or_null(file, "added_tokens").is_null()) {
-    for_each_component(file, "added_tokens", [&](const Json& entry) {
-      AddedToken token = read_added_token(entry);
+  for (size_t i = 0; i < added.size(); ++i) {
+    with_context(fmt::format("added_tokens[{}]", i), [&] {
+      AddedToken& token = added[i];
       const std::optional<TokenId> known = vocabulary->find(token.content);
       require(!known || *known == token.id, "'{}' has id {} here and {} in the vocabulary",
               token.content, token.id, known.value_or(0));

@@ -14,7 +14,8 @@ constexpr TokenId kUnknownNode = INT32_MAX;
 }  // namespace
 
 UnigramModel::UnigramModel(std::shared_ptr<const Vocabulary> vocabulary, std::vector<double> scores,
-                           std::optional<TokenId> unknown, bool byte_fallback)
+                           const std::vector<bool>& plain, std::optional<TokenId> unknown,
+                           bool byte_fallback)
     : vocabulary_(std::move(vocabulary)),
       scores_(std::move(scores)),
       unknown_(unknown),
@@ -27,7 +28,7 @@ UnigramModel::UnigramModel(std::shared_ptr<const Vocabulary> vocabulary, std::ve
   }
   std::vector<std::pair<std::string_view, int32_t>> strings;
   for (TokenId id = 0; id < static_cast<TokenId>(scores_.size()); ++id) {
-    strings.emplace_back(vocabulary_->text(id), id);
+    if (plain[static_cast<size_t>(id)]) strings.emplace_back(vocabulary_->text(id), id);
   }
   trie_ = ByteTrie(std::move(strings));
 }

@@ -21,9 +21,9 @@ namespace fewbit {
 
 class UnigramModel {
  public:
-  // One score for every id of the vocabulary.
+  // One score for every id of the vocabulary, and whether text may become that token.
   UnigramModel(std::shared_ptr<const Vocabulary> vocabulary, std::vector<double> scores,
-               std::optional<TokenId> unknown, bool byte_fallback);
+               const std::vector<bool>& plain, std::optional<TokenId> unknown, bool byte_fallback);
 
   struct Scratch {
     struct Node {
