@@ -8,9 +8,6 @@
 namespace fewbit {
 namespace {
 
-// Draws that the report page keeps.
-constexpr size_t kReportDraws = 200;
-
 // JSON has no NaN and no infinity.
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
@@ -95,9 +92,6 @@ Json named_values(const Form& form, std::span<const double> reported) {
   for (size_t i = 0; i < reported.size(); ++i) json[form.reported[i].name] = number(reported[i]);
   return json;
 }
-
-// "beta[P=2]" -> "beta".
-std::string without_level(const std::string& name) { return name.substr(0, name.find('[')); }
 
 }  // namespace
 
@@ -263,50 +257,6 @@ LawWithErrors law_from_json(const Json& document) {
   }
   if (!points.empty()) result.hull = DataHull(points);
   return result;
-}
-
-std::vector<Json> report_fits(const LawData& data, const FitResult& fit,
-                              const BootstrapResult* bootstrap, std::span<const size_t> row_of,
-                              const std::string& name) {
-  require(row_of.size() == data.rows.size(), "{} report rows for {} rows", row_of.size(),
-          data.rows.size());
-  // One document for all parameters, or for each level of a form with own constants per bit width.
-  const bool split = fit.form().name == "per_bits";
-  const size_t parts = split ? fit.law.form.levels.size() : 1;
-  const size_t per_part = fit.parameters.size() / parts;
-  std::vector<Json> documents;
-  for (size_t part = 0; part < parts; ++part) {
-    const double bits = split ? fit.law.form.levels[part][0] : kMissing;
-    Json parameters = Json::array(), draws = Json::array(), points = Json::array();
-    for (size_t i = part * per_part; i < (part + 1) * per_part; ++i) {
-      Json parameter = parameter_json(fit.parameters[i]);
-      parameter["name"] = without_level(fit.parameters[i].name);
-      parameters.push_back(std::move(parameter));
-    }
-    for (size_t i = 0;
-         bootstrap != nullptr && i < std::min(kReportDraws, bootstrap->reported.size()); ++i) {
-      const auto first =
-          bootstrap->reported[i].begin() + static_cast<std::ptrdiff_t>(part * per_part);
-      draws.push_back(std::vector<double>(first, first + static_cast<std::ptrdiff_t>(per_part)));
-    }
-    for (size_t i = 0; i < fit.n(); ++i) {
-      if (split && fit.points[i][LawVariable::bits] != bits) continue;
-      points.push_back({{"row", row_of[fit.selection.rows[i]]}, {"predicted", fit.predicted[i]}});
-    }
-    Json document = {{"name", split ? fmt::format("{}, {:g} bits", name, bits) : name},
-                     {"form", fit.form().name},
-                     {"bits", number(bits)},
-                     {"objective", fit_objective_name(fit.options.objective)},
-                     {"params", parameters},
-                     {"n_rows", points.size()},
-                     {"dropped", fit.selection.dropped.size()},
-                     {"r2", number(split ? fit.goodness.r2_log_by_bits.at(bits) : fit.goodness.r2)},
-                     {"rms_log_error", number(fit.goodness.rms_log_error)},
-                     {"draws", draws},
-                     {"points", points}};
-    documents.push_back(std::move(document));
-  }
-  return documents;
 }
 
 }  // namespace fewbit

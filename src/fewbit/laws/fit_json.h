@@ -26,11 +26,4 @@ Json to_json(const Prediction& prediction);
 // the key.
 LawWithErrors law_from_json(const Json& document);
 
-// The fit in the form that the report page reads (docs/formats/report-data.md): one document, or
-// for per_bits one for each bit width. `row_of` gives the report's index of each of the data's
-// rows.
-std::vector<Json> report_fits(const LawData& data, const FitResult& fit,
-                              const BootstrapResult* bootstrap, std::span<const size_t> row_of,
-                              const std::string& name);
-
 }  // namespace fewbit

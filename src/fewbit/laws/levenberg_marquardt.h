@@ -19,7 +19,7 @@ namespace fewbit {
 struct LeastSquaresOptions {
   int max_iterations = 300;
   // First damping, relative to the diagonal of the Hessian.
-  double damping = 1e-3;
+  double damping = 0.1;
   // Stops when a Newton step would lower the cost by less than this share of it. A parameter is
   // then within about sqrt(tolerance * rows) standard errors of the optimum.
   double tolerance = 1e-24;

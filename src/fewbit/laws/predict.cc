@@ -45,6 +45,12 @@ void check_offset(const std::optional<LawWithErrors>& law, const LawPoint& point
 
 }  // namespace
 
+LawWithErrors published_law(const LawPreset& preset) {
+  LawWithErrors result{law_of(preset), {}, {}};
+  if (!preset.corners.empty()) result.hull = DataHull(preset.corners);
+  return result;
+}
+
 Prediction predict(const Predictor& predictor, const LawPoint& point) {
   require(predictor.loss16 || predictor.qid, "a prediction needs a law of loss16 or of qid");
   Prediction result;

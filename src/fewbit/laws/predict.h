@@ -15,16 +15,20 @@
 #include "fewbit/base/statistics.h"
 #include "fewbit/laws/form.h"
 #include "fewbit/laws/hull.h"
+#include "fewbit/laws/presets.h"
 
 namespace fewbit {
 
 // A law with its bootstrap draws (fitted parameters) and the hull of its data; a published law has
-// neither.
+// no draws, and of its data at most the corners.
 struct LawWithErrors {
   Law law;
   std::vector<std::vector<double>> draws;
   DataHull hull;
 };
+
+// A published law, with the corners of its data. Error if the preset is not complete.
+LawWithErrors published_law(const LawPreset& preset);
 
 struct Predictor {
   std::optional<LawWithErrors> loss16, qid;

@@ -5,6 +5,7 @@
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/options.h"
+#include "fewbit/base/statistics.h"
 
 namespace fewbit {
 namespace {
@@ -59,6 +60,42 @@ const Values kKumarLoss = {{"ln A", std::log(4.299e3)}, {"ln B", std::log(1.806e
 Values joined(Values head, const Values& tail) {
   head.insert(head.end(), tail.begin(), tail.end());
   return head;
+}
+
+// Ranges of the studies, for warnings of extrapolation.
+std::vector<LawPoint> corners(Interval params, Interval tokens) {
+  return {LawPoint(params.low, tokens.low), LawPoint(params.low, tokens.high),
+          LawPoint(params.high, tokens.low), LawPoint(params.high, tokens.high)};
+}
+
+std::vector<LawPoint> with_bits(const std::vector<LawPoint>& points, Interval bits) {
+  std::vector<LawPoint> result;
+  for (LawPoint point : points) {
+    for (const double width : {bits.low, bits.high}) {
+      point.set(LawVariable::bits, width);
+      result.push_back(point);
+    }
+  }
+  return result;
+}
+
+// What a preset was fitted to, by the start of its name.
+void add_ranges(std::vector<LawPreset>& presets) {
+  constexpr double kPythiaStepTokens = 2097152;
+  const auto pythia = corners({pythia_params(12, 768), pythia_params(36, 5120)},
+                              {512 * kPythiaStepTokens, 98000 * kPythiaStepTokens});
+  const auto kumar = corners({30e6, 220e6}, {1.5e9, 26e9});
+  const auto chen = corners({74e6, 595e6}, {10e9, 100e9});
+  for (LawPreset& preset : presets) {
+    if (preset.name.starts_with("ouyang") || preset.name.starts_with("pythia")) {
+      preset.vocab = kPythiaVocabulary;
+      preset.corners = preset.form == "kaplan" ? pythia : with_bits(pythia, {2, 4});
+    } else if (preset.name.starts_with("kumar")) {
+      preset.corners = kumar;
+    } else if (preset.name.starts_with("chen")) {
+      preset.corners = chen;
+    }
+  }
 }
 
 std::vector<LawPreset> make_presets() {
@@ -178,6 +215,7 @@ std::vector<LawPreset> make_presets() {
        "Panferov et al., arXiv 2506.01863, Table 3",
        {},
        {{"ln E", std::log(1.4)}, {"alpha", 0.18}, {"beta", 0.26}, {"F", 0.37}, {"C", 1.24}}});
+  add_ranges(presets);
   return presets;
 }
 

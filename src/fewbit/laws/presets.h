@@ -20,6 +20,10 @@ struct LawPreset {
   // Reported parameters by name. A preset that lacks some of its form's parameters (a paper that
   // gives exponents only) can be compared with a fit but predicts nothing.
   std::vector<std::pair<std::string, double>> values;
+  // Corners of the sizes, tokens and bit widths that it was fitted to, where they are known.
+  std::vector<LawPoint> corners;
+  // Entries of the vocabulary of the models; 0: unknown.
+  double vocab = 0;
 
   bool complete() const;
   // NaN if the paper does not give it.
