@@ -3,6 +3,8 @@
 #include <atomic>
 #include <cmath>
 #include <fstream>
+#include <thread>
+#include <vector>
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/file.h"
@@ -60,6 +62,25 @@ TEST(ThreadsTest, EveryIndexRunsOnceAndTheFirstExceptionArrives) {
     parallel_for(calls.size(), [&](size_t i) { ++calls[i]; });
     for (const auto& count : calls) EXPECT_EQ(count.load(), 1);
     EXPECT_THROW(parallel_for(100, [](size_t i) { require(i != 50, "fifty"); }), Error);
+  }
+}
+
+TEST(ThreadsTest, LoopsOfSeveralThreadsRunAtATime) {
+  set_thread_count(3);
+  std::vector<size_t> sums(4);
+  std::vector<std::thread> callers;
+  for (size_t caller = 0; caller < sums.size(); ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int repeat = 0; repeat < 200; ++repeat) {
+        std::vector<size_t> values(17);
+        parallel_for(values.size(), [&](size_t i) { values[i] = i + caller; });
+        for (const size_t value : values) sums[caller] += value;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (size_t caller = 0; caller < sums.size(); ++caller) {
+    EXPECT_EQ(sums[caller], 200 * (17 * 16 / 2 + 17 * caller));
   }
 }
 

@@ -29,13 +29,16 @@ size_t default_thread_count() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-// One loop in flight: workers take indices until none is left.
+// A loop in flight: whoever works on it takes indices until none is left.
 struct Loop {
   size_t count;
   const std::function<void(size_t)>& body;
   std::atomic<size_t> next{0};
   std::mutex mutex;
   std::exception_ptr failure;
+  size_t helpers = 0;  // Pool threads at work on it; guarded by the pool's mutex.
+
+  bool has_indices_left() const { return next.load() < count; }
 
   void run() {
     inside_parallel_for = true;
@@ -52,60 +55,70 @@ struct Loop {
   }
 };
 
+// Helpers for the loops of all callers. Several threads may have loops in flight; helpers join the
+// one that has fewest of them, as long as fewer threads than the limit are at work.
 class Pool {
  public:
-  ~Pool() { resize(0); }
-
-  void run(Loop& loop, size_t helpers) {
-    std::lock_guard one_loop_at_a_time(run_mutex_);
-    if (workers_.size() != helpers) resize(helpers);
-    {
-      std::lock_guard lock(mutex_);
-      loop_ = &loop;
-      running_ = workers_.size();
-      ++generation_;
-    }
-    wake_.notify_all();
-    loop.run();
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return running_ == 0; });
-    loop_ = nullptr;
-  }
-
- private:
-  void resize(size_t helpers) {
+  ~Pool() {
     {
       std::lock_guard lock(mutex_);
       stopping_ = true;
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
-    workers_.clear();
-    stopping_ = false;
-    const uint64_t seen = generation_;
-    for (size_t i = 0; i < helpers; ++i) workers_.emplace_back([this, seen] { work(seen); });
   }
 
-  void work(uint64_t seen) {
+  void run(Loop& loop, size_t limit) {
+    {
+      std::lock_guard lock(mutex_);
+      while (workers_.size() + 1 < limit) workers_.emplace_back([this] { work(); });
+      limit_ = limit;
+      loops_.push_back(&loop);
+      ++at_work_;
+    }
+    wake_.notify_all();
+    loop.run();
+    std::unique_lock lock(mutex_);
+    std::erase(loops_, &loop);
+    --at_work_;
+    // The processor that this caller leaves may serve another one's loop.
+    if (!loops_.empty()) wake_.notify_one();
+    done_.wait(lock, [&] { return loop.helpers == 0; });
+  }
+
+ private:
+  Loop* neediest() const {
+    Loop* chosen = nullptr;
+    for (Loop* loop : loops_) {
+      if (loop->has_indices_left() && (!chosen || loop->helpers < chosen->helpers)) chosen = loop;
+    }
+    return chosen;
+  }
+
+  void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      Loop* loop = nullptr;
+      wake_.wait(lock, [&] {
+        loop = at_work_ < limit_ ? neediest() : nullptr;
+        return stopping_ || loop;
+      });
       if (stopping_) return;
-      seen = generation_;
-      Loop* loop = loop_;
+      ++loop->helpers;
+      ++at_work_;
       lock.unlock();
       loop->run();
       lock.lock();
-      if (--running_ == 0) done_.notify_one();
+      --at_work_;
+      if (--loop->helpers == 0) done_.notify_all();
     }
   }
 
-  std::mutex run_mutex_, mutex_;
+  std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
-  Loop* loop_ = nullptr;
-  size_t running_ = 0;
-  uint64_t generation_ = 0;
+  std::vector<Loop*> loops_;
+  size_t limit_ = 1, at_work_ = 0;
   bool stopping_ = false;
 };
 
@@ -131,8 +144,8 @@ void parallel_for(size_t count, const std::function<void(size_t)>& body) {
     for (size_t i = 0; i < count; ++i) body(i);
     return;
   }
-  Loop loop{count, body, {}, {}, {}};
-  pool().run(loop, threads - 1);
+  Loop loop{count, body, {}, {}, {}, 0};
+  pool().run(loop, threads);
   if (loop.failure) std::rethrow_exception(loop.failure);
 }
 

@@ -17,7 +17,8 @@ void set_thread_count(size_t count);
 
 // Calls body(i) for every i in [0, count), each once, in any order and on any thread; the caller's
 // thread takes part. The first exception is rethrown here after all running bodies have ended.
-// A call from inside a body runs serially.
+// A call from inside a body runs serially. Several threads may be in calls at a time: together they
+// use about thread_count() threads, and what one leaves free the others take.
 void parallel_for(size_t count, const std::function<void(size_t)>& body);
 
 // The same over ranges [first, last) of at most `chunk` items: for cheap bodies.

@@ -65,8 +65,8 @@ void print_plan(const Suite& suite) {
   }
 }
 
-// Runs side by side on `workers` threads, the longest first; each step's shards share what
-// processors are left.
+// Runs side by side on `workers` threads, the longest first; the shards of a step use what threads
+// the other runs leave, all of them once the others have ended.
 void train_all(const Suite& suite, const TrainingText& text, const TrainArguments& arguments) {
   std::vector<size_t> order(suite.runs.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -77,10 +77,8 @@ void train_all(const Suite& suite, const TrainingText& text, const TrainArgument
   for (const TrainingRun& run : suite.runs) total += run.total_steps() * run.tokens_per_step();
   Progress progress("train", total, "tokens");
 
-  const size_t threads = thread_count();
   const size_t workers =
-      std::min(suite.runs.size(), arguments.workers != 0 ? arguments.workers : threads);
-  set_thread_count(std::max<size_t>(1, threads / workers));
+      std::min(suite.runs.size(), arguments.workers != 0 ? arguments.workers : thread_count());
   std::atomic<size_t> next{0};
   std::mutex mutex;
   std::exception_ptr failure;
@@ -111,7 +109,6 @@ void train_all(const Suite& suite, const TrainingText& text, const TrainArgument
   std::vector<std::thread> pool;
   for (size_t w = 0; w < workers; ++w) pool.emplace_back(work);
   for (std::thread& thread : pool) thread.join();
-  set_thread_count(threads);
   progress.finish();
   if (failure) std::rethrow_exception(failure);
 

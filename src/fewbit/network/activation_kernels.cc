@@ -134,25 +134,42 @@ void ActivateBackward(Activation activation, const float* x, const float* dy, si
   });
 }
 
-void Gated(Activation activation, const float* gate, const float* up, size_t count, float* y) {
+template <class T>
+HWY_INLINE void gated_any(Activation activation, const T* gate, const T* up, size_t count, T* y) {
   with_activation(activation, [&](auto f) {
     for_vectors(count, [&](auto d, size_t i) {
-      const auto a = decltype(f)::value(d, hn::LoadU(d, gate + i));
-      hn::StoreU(hn::Mul(a, hn::LoadU(d, up + i)), d, y + i);
+      const auto a = decltype(f)::value(d, load(d, gate + i));
+      store(d, hn::Mul(a, load(d, up + i)), y + i);
     });
   });
 }
 
-void GatedBackward(Activation activation, const float* gate, const float* up, const float* dy,
-                   size_t count, float* dgate, float* dup) {
+template <class T>
+HWY_INLINE void gated_backward_any(Activation activation, const T* gate, const T* up, const T* dy,
+                                   size_t count, T* dgate, T* dup) {
   with_activation(activation, [&](auto f) {
     for_vectors(count, [&](auto d, size_t i) {
-      const auto result = decltype(f)::both(d, hn::LoadU(d, gate + i));
-      const auto u = hn::LoadU(d, up + i), out = hn::LoadU(d, dy + i);
-      hn::StoreU(hn::Mul(hn::Mul(out, u), result.slope), d, dgate + i);
-      hn::StoreU(hn::Mul(out, result.value), d, dup + i);
+      const auto result = decltype(f)::both(d, load(d, gate + i));
+      const auto u = load(d, up + i), out = load(d, dy + i);
+      store(d, hn::Mul(hn::Mul(out, u), result.slope), dgate + i);
+      store(d, hn::Mul(out, result.value), dup + i);
     });
   });
+}
+
+void GatedF32(Activation activation, const float* gate, const float* up, size_t count, float* y) {
+  gated_any(activation, gate, up, count, y);
+}
+void GatedBf16(Activation activation, const Bf16* gate, const Bf16* up, size_t count, Bf16* y) {
+  gated_any(activation, gate, up, count, y);
+}
+void GatedBackwardF32(Activation activation, const float* gate, const float* up, const float* dy,
+                      size_t count, float* dgate, float* dup) {
+  gated_backward_any(activation, gate, up, dy, count, dgate, dup);
+}
+void GatedBackwardBf16(Activation activation, const Bf16* gate, const Bf16* up, const Bf16* dy,
+                       size_t count, Bf16* dgate, Bf16* dup) {
+  gated_backward_any(activation, gate, up, dy, count, dgate, dup);
 }
 
 }  // namespace fewbit::kernels::HWY_NAMESPACE
@@ -163,8 +180,10 @@ namespace fewbit::kernels {
 
 HWY_EXPORT(Activate);
 HWY_EXPORT(ActivateBackward);
-HWY_EXPORT(Gated);
-HWY_EXPORT(GatedBackward);
+HWY_EXPORT(GatedF32);
+HWY_EXPORT(GatedBf16);
+HWY_EXPORT(GatedBackwardF32);
+HWY_EXPORT(GatedBackwardBf16);
 
 void activate(Activation activation, const float* x, size_t count, float* y) {
   HWY_DYNAMIC_DISPATCH(Activate)(activation, x, count, y);
@@ -176,12 +195,19 @@ void activate_backward(Activation activation, const float* x, const float* dy, s
 }
 
 void gated(Activation activation, const float* gate, const float* up, size_t count, float* y) {
-  HWY_DYNAMIC_DISPATCH(Gated)(activation, gate, up, count, y);
+  HWY_DYNAMIC_DISPATCH(GatedF32)(activation, gate, up, count, y);
+}
+void gated(Activation activation, const Bf16* gate, const Bf16* up, size_t count, Bf16* y) {
+  HWY_DYNAMIC_DISPATCH(GatedBf16)(activation, gate, up, count, y);
 }
 
 void gated_backward(Activation activation, const float* gate, const float* up, const float* dy,
                     size_t count, float* dgate, float* dup) {
-  HWY_DYNAMIC_DISPATCH(GatedBackward)(activation, gate, up, dy, count, dgate, dup);
+  HWY_DYNAMIC_DISPATCH(GatedBackwardF32)(activation, gate, up, dy, count, dgate, dup);
+}
+void gated_backward(Activation activation, const Bf16* gate, const Bf16* up, const Bf16* dy,
+                    size_t count, Bf16* dgate, Bf16* dup) {
+  HWY_DYNAMIC_DISPATCH(GatedBackwardBf16)(activation, gate, up, dy, count, dgate, dup);
 }
 
 }  // namespace fewbit::kernels

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "fewbit/base/threads.h"
-#include "fewbit/network/gemm.h"
 #include "fewbit/network/row_kernels.h"
 
 namespace fewbit {
@@ -22,7 +21,7 @@ T* scratch(std::vector<T>& buffer, size_t count) {
   return buffer.data();
 }
 
-// Rows of one head as a factor of products: floats where they stand, bf16 as a dense copy.
+// Rows of one head.
 template <class T>
 struct HeadRows {
   const T* data;
@@ -30,25 +29,12 @@ struct HeadRows {
   const T* row(size_t index) const { return data + index * stride; }
 };
 
-struct HeadSlice {
-  const float* data;
-  size_t rows, cols, stride;
-};
-
-HeadRows<float> factor(const HeadSlice& slice, std::vector<float>&) {
-  return {slice.data, slice.stride};
-}
-HeadRows<Bf16> factor(const HeadSlice& slice, std::vector<Bf16>& buffer) {
-  Bf16* out = scratch(buffer, slice.rows * slice.cols);
-  kernels::pack_bf16(slice.data, slice.rows, slice.cols, slice.stride, out);
-  return {out, slice.cols};
-}
-
 // A tile's queries and the keys that any of them sees.
 struct Tile {
   size_t query, rows;  // First query, number of queries.
   size_t key, cols;    // First key, number of keys.
   kernels::ScoreTile score;
+  size_t elements() const { return rows * score.stride; }
 };
 
 Tile tile_at(const AttentionShape& shape, const ops::AttentionOptions& options, size_t query) {
@@ -71,38 +57,33 @@ Tile tile_at(const AttentionShape& shape, const ops::AttentionOptions& options, 
   return tile;
 }
 
-// Where things of one (sequence, head) stand in the dense tensors.
-struct Layout {
-  size_t head_size, q_stride, k_stride;
-  const AttentionShape& shape;
-  explicit Layout(const AttentionShape& s)
-      : head_size(s.head_size),
-        q_stride(s.heads * s.head_size),
-        k_stride(s.kv_heads * s.head_size),
-        shape(s) {}
-  size_t q_offset(size_t batch, size_t head) const {
-    return batch * shape.length * q_stride + head * head_size;
-  }
-  size_t k_offset(size_t batch, size_t head) const {
-    return batch * shape.keys * k_stride + head * head_size;
-  }
-  HeadSlice queries(const float* q, size_t batch, size_t head) const {
-    return {q + q_offset(batch, head), shape.length, head_size, q_stride};
-  }
-  HeadSlice keys(const float* k, size_t batch, size_t head) const {
-    return {k + k_offset(batch, head), shape.keys, head_size, k_stride};
-  }
+// Where the rows of one (sequence, head) begin in a dense tensor, and how far apart they are.
+struct Place {
+  size_t offset, stride;
 };
+Place query_place(const AttentionShape& shape, size_t batch, size_t head) {
+  const size_t stride = shape.heads * shape.head_size;
+  return {batch * shape.length * stride + head * shape.head_size, stride};
+}
+Place key_place(const AttentionShape& shape, size_t batch, size_t head) {
+  const size_t stride = shape.kv_heads * shape.head_size;
+  return {batch * shape.keys * stride + head * shape.head_size, stride};
+}
 
 template <class T>
+HeadRows<T> rows_at(const T* data, const Place& place) {
+  return {data + place.offset, place.stride};
+}
+
+template <class Factor>
 struct Buffers {
-  std::vector<T> q, k, v, dout, weights, dproducts;
-  std::vector<float> products, dweights;
+  std::vector<Factor> weights, dproducts, dout;
+  std::vector<float> products, dweights, tile_rows, dkeys, dvalues;
 };
 
-template <class T>
-Buffers<T>& thread_buffers() {
-  thread_local Buffers<T> buffers;
+template <class Factor>
+Buffers<Factor>& thread_buffers() {
+  thread_local Buffers<Factor> buffers;
   return buffers;
 }
 
@@ -120,128 +101,160 @@ void head_product(const Tile& tile, size_t head_size, const HeadRows<T>& a, cons
        a.row(tile.query), b.row(tile.key), out);
 }
 
+// out [tile rows, head_size] = W B, W the tile's weights.
 template <class T>
-void forward_heads(const AttentionShape& shape, const ops::AttentionOptions& options, size_t batch,
-                   size_t kv_head, const float* q, const float* k, const float* v, float* out,
-                   float* log_sums) {
-  Buffers<T>& own = thread_buffers<T>();
-  const Layout layout(shape);
-  const HeadRows<T> keys = factor(layout.keys(k, batch, kv_head), own.k);
-  const HeadRows<T> values = factor(layout.keys(v, batch, kv_head), own.v);
-  const size_t group = shape.heads / shape.kv_heads;
-  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    const HeadRows<T> queries = factor(layout.queries(q, batch, head), own.q);
-    for (size_t query = 0; query < shape.length; query += kTileRows) {
-      const Tile tile = tile_at(shape, options, query);
-      const size_t elements = tile.rows * tile.score.stride;
-      float* products = scratch(own.products, elements);
-      head_product(tile, shape.head_size, queries, keys, products);
-      T* weights;
-      if constexpr (std::is_same_v<T, float>) {
-        weights = products;
-      } else {
-        weights = scratch(own.weights, elements);
-      }
-      float inverse_sums[kTileRows], tile_log_sums[kTileRows];
-      kernels::softmax_tile(tile.score, products, weights, inverse_sums, tile_log_sums);
-      float* rows = out + layout.q_offset(batch, head) + query * layout.q_stride;
-      gemm({.m = tile.rows,
-            .n = shape.head_size,
-            .k = tile.cols,
-            .stride_a = tile.score.stride,
-            .stride_b = values.stride,
-            .stride_c = layout.q_stride},
-           weights, values.row(tile.key), rows);
-      kernels::scale_rows(rows, inverse_sums, tile.rows, shape.head_size, layout.q_stride);
-      if (log_sums) {
-        std::copy_n(tile_log_sums, tile.rows,
-                    log_sums + (batch * shape.heads + head) * shape.length + query);
-      }
-    }
-  }
+void weighted_rows(const Tile& tile, size_t head_size, const T* weights, const HeadRows<T>& b,
+                   float* out) {
+  gemm({.m = tile.rows,
+        .n = head_size,
+        .k = tile.cols,
+        .stride_a = tile.score.stride,
+        .stride_b = b.stride,
+        .stride_c = head_size},
+       weights, b.row(tile.key), out);
 }
 
+// out [keys, head_size] += W^T A.
 template <class T>
-void backward_heads(const AttentionShape& shape, const ops::AttentionOptions& options, size_t batch,
-                    size_t kv_head, const float* q, const float* k, const float* v,
-                    const float* out, const float* log_sums, const float* dout, float* dq,
-                    float* dk, float* dv) {
-  Buffers<T>& own = thread_buffers<T>();
-  const Layout layout(shape);
-  const size_t head_size = shape.head_size;
-  const HeadRows<T> keys = factor(layout.keys(k, batch, kv_head), own.k);
-  const HeadRows<T> values = factor(layout.keys(v, batch, kv_head), own.v);
-  const size_t group = shape.heads / shape.kv_heads;
-  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    const HeadRows<T> queries = factor(layout.queries(q, batch, head), own.q);
-    const HeadRows<T> douts = factor(layout.queries(dout, batch, head), own.dout);
-    for (size_t query = 0; query < shape.length; query += kTileRows) {
-      const Tile tile = tile_at(shape, options, query);
-      const size_t elements = tile.rows * tile.score.stride;
-      float* products = scratch(own.products, elements);
-      float* dweights = scratch(own.dweights, elements);
-      head_product(tile, head_size, queries, keys, products);
-      head_product(tile, head_size, douts, values, dweights);
-      const size_t rows_at = layout.q_offset(batch, head) + query * layout.q_stride;
-      float delta[kTileRows];
-      kernels::row_dots(dout + rows_at, out + rows_at, tile.rows, head_size, layout.q_stride,
-                        delta);
-      T *weights, *dproducts;
-      if constexpr (std::is_same_v<T, float>) {
-        weights = products;
-        dproducts = dweights;
-      } else {
-        weights = scratch(own.weights, elements);
-        dproducts = scratch(own.dproducts, elements);
-      }
-      kernels::softmax_tile_backward(tile.score, products, dweights,
-                                     log_sums + (batch * shape.heads + head) * shape.length + query,
-                                     delta, weights, dproducts);
-      const size_t keys_at = layout.k_offset(batch, kv_head) + tile.key * layout.k_stride;
-      GemmShape to_keys{.m = tile.cols,
-                        .n = head_size,
-                        .k = tile.rows,
-                        .transpose_a = true,
-                        .stride_a = tile.score.stride,
-                        .stride_b = douts.stride,
-                        .stride_c = layout.k_stride,
-                        .accumulate = true};
-      gemm(to_keys, weights, douts.row(query), dv + keys_at);
-      to_keys.stride_b = queries.stride;
-      gemm(to_keys, dproducts, queries.row(query), dk + keys_at);
-      gemm({.m = tile.rows,
-            .n = head_size,
-            .k = tile.cols,
-            .stride_a = tile.score.stride,
-            .stride_b = keys.stride,
-            .stride_c = layout.q_stride},
-           dproducts, keys.row(tile.key), dq + rows_at);
-    }
+void add_to_keys(const Tile& tile, size_t head_size, const T* weights, const HeadRows<T>& a,
+                 float* out) {
+  gemm({.m = tile.cols,
+        .n = head_size,
+        .k = tile.rows,
+        .transpose_a = true,
+        .stride_a = tile.score.stride,
+        .stride_b = a.stride,
+        .stride_c = head_size,
+        .accumulate = true},
+       weights, a.row(tile.query), out + tile.key * head_size);
+}
+
+// Gradients of a head's rows, first taken back through the rotation, to their place.
+template <class Value>
+void store_gradient(float* rows, size_t first, size_t count, size_t head_size,
+                    const RotaryAngles* rotary, const Place& place, Value* out) {
+  for (size_t i = 0; rotary && i < count; ++i) {
+    float* row = rows + i * head_size;
+    const size_t angles = (first + i) * rotary->half;
+    kernels::rotate(row, rotary->cosine + angles, rotary->sine + angles, -1.0f, 1, head_size,
+                    rotary->half, row);
   }
+  kernels::store_rows(rows, nullptr, count, head_size, place.stride,
+                      out + place.offset + first * place.stride);
 }
 
 }  // namespace
 
-void attention(const AttentionShape& shape, const ops::AttentionOptions& options,
-               ops::MatmulDtype dtype, const float* q, const float* k, const float* v, float* out,
-               float* log_sums) {
+template <class Factor, class Value>
+void attention(const AttentionShape& shape, const ops::AttentionOptions& options, const Factor* q,
+               const Factor* k, const Factor* v, Value* out, float* log_sums) {
+  const size_t group = shape.heads / shape.kv_heads;
   parallel_for(shape.batch * shape.kv_heads, [&](size_t index) {
-    const auto body =
-        dtype == ops::MatmulDtype::bf16 ? &forward_heads<Bf16> : &forward_heads<float>;
-    body(shape, options, index / shape.kv_heads, index % shape.kv_heads, q, k, v, out, log_sums);
+    const size_t batch = index / shape.kv_heads, kv_head = index % shape.kv_heads;
+    Buffers<Factor>& own = thread_buffers<Factor>();
+    const auto keys = rows_at(k, key_place(shape, batch, kv_head));
+    const auto values = rows_at(v, key_place(shape, batch, kv_head));
+    for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      const Place place = query_place(shape, batch, head);
+      for (size_t query = 0; query < shape.length; query += kTileRows) {
+        const Tile tile = tile_at(shape, options, query);
+        float* products = scratch(own.products, tile.elements());
+        head_product(tile, shape.head_size, rows_at(q, place), keys, products);
+        Factor* weights;
+        if constexpr (std::is_same_v<Factor, float>) {
+          weights = products;
+        } else {
+          weights = scratch(own.weights, tile.elements());
+        }
+        float inverse_sums[kTileRows], tile_log_sums[kTileRows];
+        kernels::softmax_tile(tile.score, products, weights, inverse_sums, tile_log_sums);
+        float* rows = scratch(own.tile_rows, kTileRows * shape.head_size);
+        weighted_rows(tile, shape.head_size, weights, values, rows);
+        kernels::store_rows(rows, inverse_sums, tile.rows, shape.head_size, place.stride,
+                            out + place.offset + query * place.stride);
+        if (log_sums) {
+          std::copy_n(tile_log_sums, tile.rows,
+                      log_sums + (batch * shape.heads + head) * shape.length + query);
+        }
+      }
+    }
   });
 }
 
+template <class Factor, class Value>
 void attention_backward(const AttentionShape& shape, const ops::AttentionOptions& options,
-                        ops::MatmulDtype dtype, const float* q, const float* k, const float* v,
-                        const float* out, const float* log_sums, const float* dout, float* dq,
-                        float* dk, float* dv) {
+                        const Factor* q, const Factor* k, const Factor* v, const Value* out,
+                        const float* log_sums, const Value* dout, const RotaryAngles* rotary,
+                        Value* dq, Value* dk, Value* dv) {
+  const size_t group = shape.heads / shape.kv_heads, head_size = shape.head_size;
   parallel_for(shape.batch * shape.kv_heads, [&](size_t index) {
-    const auto body =
-        dtype == ops::MatmulDtype::bf16 ? &backward_heads<Bf16> : &backward_heads<float>;
-    body(shape, options, index / shape.kv_heads, index % shape.kv_heads, q, k, v, out, log_sums,
-         dout, dq, dk, dv);
+    const size_t batch = index / shape.kv_heads, kv_head = index % shape.kv_heads;
+    Buffers<Factor>& own = thread_buffers<Factor>();
+    const Place key_rows = key_place(shape, batch, kv_head);
+    const auto keys = rows_at(k, key_rows), values = rows_at(v, key_rows);
+    float* dkeys = scratch(own.dkeys, shape.keys * head_size);
+    float* dvalues = scratch(own.dvalues, shape.keys * head_size);
+    std::fill_n(dkeys, shape.keys * head_size, 0.0f);
+    std::fill_n(dvalues, shape.keys * head_size, 0.0f);
+    for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      const Place place = query_place(shape, batch, head);
+      const auto queries = rows_at(q, place);
+      HeadRows<Factor> douts;
+      if constexpr (std::is_same_v<Factor, Value>) {
+        douts = rows_at(dout, place);
+      } else {
+        Factor* packed = scratch(own.dout, shape.length * head_size);
+        kernels::pack_bf16(dout + place.offset, shape.length, head_size, place.stride, packed);
+        douts = {packed, head_size};
+      }
+      for (size_t query = 0; query < shape.length; query += kTileRows) {
+        const Tile tile = tile_at(shape, options, query);
+        float* products = scratch(own.products, tile.elements());
+        float* dweights = scratch(own.dweights, tile.elements());
+        head_product(tile, head_size, queries, keys, products);
+        head_product(tile, head_size, douts, values, dweights);
+        const size_t at = place.offset + query * place.stride;
+        float delta[kTileRows];
+        kernels::row_dots(dout + at, out + at, tile.rows, head_size, place.stride, place.stride,
+                          delta);
+        Factor *weights, *dproducts;
+        if constexpr (std::is_same_v<Factor, float>) {
+          weights = products;
+          dproducts = dweights;
+        } else {
+          weights = scratch(own.weights, tile.elements());
+          dproducts = scratch(own.dproducts, tile.elements());
+        }
+        kernels::softmax_tile_backward(
+            tile.score, products, dweights,
+            log_sums + (batch * shape.heads + head) * shape.length + query, delta, weights,
+            dproducts);
+        add_to_keys(tile, head_size, weights, douts, dvalues);
+        add_to_keys(tile, head_size, dproducts, queries, dkeys);
+        float* rows = scratch(own.tile_rows, kTileRows * head_size);
+        weighted_rows(tile, head_size, dproducts, keys, rows);
+        store_gradient(rows, query, tile.rows, head_size, rotary, place, dq);
+      }
+    }
+    store_gradient(dkeys, 0, shape.keys, head_size, rotary, key_rows, dk);
+    store_gradient(dvalues, 0, shape.keys, head_size, nullptr, key_rows, dv);
   });
 }
+
+template void attention(const AttentionShape&, const ops::AttentionOptions&, const float*,
+                        const float*, const float*, float*, float*);
+template void attention(const AttentionShape&, const ops::AttentionOptions&, const Bf16*,
+                        const Bf16*, const Bf16*, float*, float*);
+template void attention(const AttentionShape&, const ops::AttentionOptions&, const Bf16*,
+                        const Bf16*, const Bf16*, Bf16*, float*);
+template void attention_backward(const AttentionShape&, const ops::AttentionOptions&, const float*,
+                                 const float*, const float*, const float*, const float*,
+                                 const float*, const RotaryAngles*, float*, float*, float*);
+template void attention_backward(const AttentionShape&, const ops::AttentionOptions&, const Bf16*,
+                                 const Bf16*, const Bf16*, const float*, const float*, const float*,
+                                 const RotaryAngles*, float*, float*, float*);
+template void attention_backward(const AttentionShape&, const ops::AttentionOptions&, const Bf16*,
+                                 const Bf16*, const Bf16*, const Bf16*, const float*, const Bf16*,
+                                 const RotaryAngles*, Bf16*, Bf16*, Bf16*);
 
 }  // namespace fewbit

@@ -7,6 +7,7 @@
 
 #include "fewbit/base/error.h"
 #include "fewbit/model/decoder_order.h"
+#include "fewbit/network/fused_block.h"
 
 namespace fewbit {
 namespace {
@@ -64,6 +65,22 @@ class Decoder::Run {
     value = hooks_.at_site(full, value);
     if (!hooks_.stop_at.empty() && full == hooks_.stop_at) throw StopRun{};
     return value;
+  }
+
+  // The whole block in one operation, where nobody looks inside and it is of the common kind;
+  // otherwise undefined.
+  at::Tensor fused(const at::Tensor& x) const {
+    if (hooks_.at_site || !fused_block_fits(spec_)) return {};
+    for (const char* layer : {"attn_norm", "attn.q", "attn.k", "attn.v", "attn.o", "mlp_norm",
+                              "mlp.gate", "mlp.up", "mlp.down"}) {
+      if (bias(layer).defined()) return {};
+    }
+    const FusedBlockWeights weights{weight("attn_norm"), weight("attn.q"), weight("attn.k"),
+                                    weight("attn.v"),    weight("attn.o"), weight("mlp_norm"),
+                                    weight("mlp.gate"),  weight("mlp.up"), weight("mlp.down")};
+    if (!fused_block_takes(x, weights)) return {};
+    return fused_block(spec_, block_, x, weights,
+                       decoder_.rotary(block_, static_cast<size_t>(x.size(1))));
   }
 
   at::Tensor norm(NormPlace place, const at::Tensor& x) const {
@@ -274,7 +291,10 @@ BlockState Decoder::run(size_t block, const BlockState& state, const ParameterMa
       next.value = decoder_embedding(spec_, run, rows);
     } else if (block + 1 < blocks_.size()) {
       Run run(*this, blocks_[block].name + ".", block - 1, parameters, hooks);
-      next.value = run.site("output", decoder_block(spec_, run, state.value));
+      next.value = run.fused(state.value);
+      if (!next.value.defined()) {
+        next.value = run.site("output", decoder_block(spec_, run, state.value));
+      }
     } else {
       next.value = logits(final_hidden(state.value, parameters, hooks), parameters);
     }

@@ -25,7 +25,7 @@ const dnnl::engine& cpu_engine() {
 
 struct Key {
   GemmShape shape;
-  bool bf16;
+  bool bf16, bf16_out;
   friend bool operator==(const Key&, const Key&) = default;
 };
 
@@ -35,7 +35,7 @@ struct KeyHash {
     const GemmShape& s = key.shape;
     for (const size_t value :
          {s.m, s.n, s.k, s.stride_a, s.stride_b, s.stride_c, size_t{s.transpose_a},
-          size_t{s.transpose_b}, size_t{s.accumulate}, size_t{key.bf16}}) {
+          size_t{s.transpose_b}, size_t{s.accumulate}, size_t{key.bf16}, size_t{key.bf16_out}}) {
       hash = hash * 0x9e3779b97f4a7c15ull + value;
     }
     return hash ^ (hash >> 32);
@@ -58,7 +58,8 @@ class Kernel {
     const auto type = key.bf16 ? memory::data_type::bf16 : memory::data_type::f32;
     const memory::desc a = matrix(s.m, s.k, s.transpose_a, s.stride_a, type);
     const memory::desc b = matrix(s.k, s.n, s.transpose_b, s.stride_b, type);
-    const memory::desc c = matrix(s.m, s.n, false, s.stride_c, memory::data_type::f32);
+    const memory::desc c = matrix(s.m, s.n, false, s.stride_c,
+                                  key.bf16_out ? memory::data_type::bf16 : memory::data_type::f32);
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (s.accumulate) {
@@ -79,7 +80,7 @@ class Kernel {
                   {DNNL_ARG_SCRATCHPAD, scratch}};
   }
 
-  void run(dnnl::stream& stream, const void* a, const void* b, float* c) {
+  void run(dnnl::stream& stream, const void* a, const void* b, void* c) {
     a_.set_data_handle(const_cast<void*>(a));
     b_.set_data_handle(const_cast<void*>(b));
     c_.set_data_handle(c);
@@ -95,7 +96,7 @@ class Kernel {
 // Evaluation meets a new shape with every length; a full cache begins anew.
 constexpr size_t kKeptKernels = 512;
 
-void run_kernel(const Key& key, const void* a, const void* b, float* c) {
+void run_kernel(const Key& key, const void* a, const void* b, void* c) {
   thread_local std::unordered_map<Key, Kernel, KeyHash> kernels;
   thread_local dnnl::stream stream(cpu_engine());
   auto found = kernels.find(key);
@@ -106,23 +107,24 @@ void run_kernel(const Key& key, const void* a, const void* b, float* c) {
   found->second.run(stream, a, b, c);
 }
 
-void clear(const GemmShape& shape, float* c) {
-  for (size_t row = 0; row < shape.m; ++row) {
-    std::fill_n(c + row * shape.stride_c, shape.n, 0.0f);
+// True if there is nothing to multiply: an empty sum is zero.
+template <class C>
+bool trivial(const GemmShape& shape, C* c) {
+  if (shape.m == 0 || shape.n == 0) return true;
+  if (shape.k > 0) return false;
+  for (size_t row = 0; row < shape.m && !shape.accumulate; ++row) {
+    std::fill_n(c + row * shape.stride_c, shape.n, C{});
   }
+  return true;
 }
 
 }  // namespace
 
 void gemm(const GemmShape& shape, const float* a, const float* b, float* c) {
-  if (shape.m == 0 || shape.n == 0) return;
-  if (shape.k == 0) {
-    if (!shape.accumulate) clear(shape, c);
-    return;
-  }
+  if (trivial(shape, c)) return;
   const SerialLibraries serial;
   if (shape.transpose_b && shape.m * shape.n * shape.k >= kBlockedKernelWork) {
-    run_kernel({shape, false}, a, b, c);
+    run_kernel({shape, false, false}, a, b, c);
     return;
   }
   const auto dim = [](size_t value) { return static_cast<dnnl_dim_t>(value); };
@@ -134,13 +136,15 @@ void gemm(const GemmShape& shape, const float* a, const float* b, float* c) {
 }
 
 void gemm(const GemmShape& shape, const Bf16* a, const Bf16* b, float* c) {
-  if (shape.m == 0 || shape.n == 0) return;
-  if (shape.k == 0) {
-    if (!shape.accumulate) clear(shape, c);
-    return;
-  }
+  if (trivial(shape, c)) return;
   const SerialLibraries serial;
-  run_kernel({shape, true}, a, b, c);
+  run_kernel({shape, true, false}, a, b, c);
+}
+
+void gemm(const GemmShape& shape, const Bf16* a, const Bf16* b, Bf16* c) {
+  if (trivial(shape, c)) return;
+  const SerialLibraries serial;
+  run_kernel({shape, true, true}, a, b, c);
 }
 
 SerialLibraries::SerialLibraries() {

@@ -25,8 +25,9 @@ using Bf16 = uint16_t;
 
 // Float32 factors.
 void gemm(const GemmShape& shape, const float* a, const float* b, float* c);
-// bfloat16 factors, accumulated and stored in float32.
+// bfloat16 factors, accumulated in float32; stored in float32, or rounded to bfloat16.
 void gemm(const GemmShape& shape, const Bf16* a, const Bf16* b, float* c);
+void gemm(const GemmShape& shape, const Bf16* a, const Bf16* b, Bf16* c);
 
 // While it lives, OpenMP regions of the calling thread (oneDNN's, OpenBLAS's and ATen's) have one
 // thread: for bodies of parallel_for that call into those libraries.

@@ -22,16 +22,6 @@ thread_local bool accumulate_into_leaves = false;
 const float* floats(const at::Tensor& x) { return x.data_ptr<float>(); }
 Bf16* bf16_bits(const at::Tensor& x) { return reinterpret_cast<Bf16*>(x.data_ptr<at::BFloat16>()); }
 
-at::Tensor to_bf16(const at::Tensor& x) {
-  at::Tensor out = at::empty(x.sizes(), at::kBFloat16);
-  const auto count = static_cast<size_t>(x.numel());
-  constexpr size_t kChunk = size_t{1} << 16;
-  parallel_for_chunks(count, kChunk, [&](size_t first, size_t last) {
-    kernels::to_bf16(floats(x) + first, last - first, bf16_bits(out) + first);
-  });
-  return out;
-}
-
 // A weight as the products take it.
 struct Factor {
   at::Tensor kept;  // Owns the memory.
@@ -40,9 +30,7 @@ struct Factor {
 
 Factor weight_factor(const at::Tensor& weight, MatmulDtype dtype) {
   if (dtype == MatmulDtype::f32) return {weight, floats(weight)};
-  if (current_copies) {
-    if (const uint16_t* copy = current_copies->find(floats(weight))) return {weight, copy};
-  }
+  if (const uint16_t* copy = bf16_copy(weight)) return {weight, copy};
   const at::Tensor copy = to_bf16(weight);
   return {copy, bf16_bits(copy)};
 }
@@ -243,6 +231,20 @@ class EmbedBackward : public FusedNode {
 };
 
 }  // namespace
+
+at::Tensor to_bf16(const at::Tensor& x) {
+  at::Tensor out = at::empty(x.sizes(), at::kBFloat16);
+  const auto count = static_cast<size_t>(x.numel());
+  constexpr size_t kChunk = size_t{1} << 16;
+  parallel_for_chunks(count, kChunk, [&](size_t first, size_t last) {
+    kernels::to_bf16(floats(x) + first, last - first, bf16_bits(out) + first);
+  });
+  return out;
+}
+
+const uint16_t* bf16_copy(const at::Tensor& weight) {
+  return current_copies ? current_copies->find(floats(weight)) : nullptr;
+}
 
 at::Tensor direct_gradient(const at::Tensor& weight) {
   if (!accumulate_into_leaves || !weight.defined() || !weight.is_leaf() ||

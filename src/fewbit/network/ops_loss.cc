@@ -56,6 +56,7 @@ struct Head {
   const float* hidden;
   const float* weight;
   const int64_t* targets;
+  const Bf16* weight_copy;  // Or null.
 };
 
 // T: the type of the products' factors. Gradients may be null, both or none.
@@ -72,7 +73,9 @@ double loss_and_gradients(const Head& head, float* dhidden, float* dweight) {
   };
   std::vector<T> own_hidden, own_weight;
   const T* hidden = as_factor(head.hidden, head.rows * head.width, own_hidden);
-  const T* weight = as_factor(head.weight, head.vocab * head.width, own_weight);
+  const T* weight = nullptr;
+  if constexpr (std::is_same_v<T, Bf16>) weight = head.weight_copy;
+  if (!weight) weight = as_factor(head.weight, head.vocab * head.width, own_weight);
 
   const size_t panel = std::min(panel_rows(head.vocab), std::max<size_t>(head.rows, 1));
   const at::Tensor logits_memory =

@@ -74,6 +74,10 @@ inline void attach(at::Tensor& output, const std::shared_ptr<FusedNode>& node) {
 // The gradient tensor into which a leaf's gradient is to be added at once, or an undefined one.
 at::Tensor direct_gradient(const at::Tensor& weight);
 
+// A dense float32 tensor rounded to bfloat16, and the copy that UseBf16Copies offers, or null.
+at::Tensor to_bf16(const at::Tensor& x);
+const uint16_t* bf16_copy(const at::Tensor& weight);
+
 inline size_t rows_of(const at::Tensor& x) {
   const int64_t cols = x.size(-1);
   return cols == 0 ? 0 : static_cast<size_t>(x.numel() / cols);

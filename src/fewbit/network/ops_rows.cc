@@ -57,8 +57,8 @@ class RmsNormBackward : public FusedNode {
     sum_over_chunks(rows_of(x), cols, std::span(&dweight, 1),
                     [&](size_t first, size_t last, float* sums) {
                       const size_t at = first * cols;
-                      kernels::rms_norm_backward(floats(x) + at, floats(weight), plus_one,
-                                                 floats(inverse) + first, floats(dy) + at,
+                      kernels::rms_norm_backward(floats(x) + at, {floats(weight), plus_one, 0},
+                                                 floats(inverse) + first, floats(dy) + at, nullptr,
                                                  last - first, cols, floats_out(dx) + at, sums);
                     });
     return {dx, direct.defined() ? at::Tensor() : dweight};
@@ -197,7 +197,7 @@ at::Tensor rms_norm(const at::Tensor& input, const at::Tensor& weight, double ep
   const at::Tensor inverse = at::empty({static_cast<int64_t>(rows)}, at::kFloat);
   parallel_for_chunks(rows, kElementwiseRows, [&](size_t first, size_t last) {
     const size_t at = first * cols;
-    kernels::rms_norm(floats(x) + at, floats(w), plus_one, static_cast<float>(epsilon),
+    kernels::rms_norm(floats(x) + at, {floats(w), plus_one, static_cast<float>(epsilon)},
                       last - first, cols, floats_out(y) + at, floats_out(inverse) + first);
   });
   if (wants_gradient({input, weight})) {

@@ -21,42 +21,79 @@ void PackBf16(const float* x, size_t rows, size_t cols, size_t stride, Bf16* out
   for (size_t row = 0; row < rows; ++row) ToBf16(x + row * stride, cols, out + row * cols);
 }
 
-void RmsNorm(const float* x, const float* weight, bool plus_one, float epsilon, size_t rows,
-             size_t cols, float* y, float* inverse) {
-  const float offset = plus_one ? 1.0f : 0.0f;
+// kAdd: x + addend takes the place of x and is stored in `sum`.
+template <bool kAdd, class Out>
+void rms_norm_rows(const float* x, const float* addend, const RmsWeight& weight, size_t rows,
+                   size_t cols, float* sum, Out* y, float* inverse) {
+  const float offset = weight.plus_one ? 1.0f : 0.0f;
   for (size_t row = 0; row < rows; ++row, x += cols, y += cols) {
     const float squares = sum_vectors(cols, [&](auto d, size_t i) {
-      const auto v = hn::LoadU(d, x + i);
+      auto v = hn::LoadU(d, x + i);
+      if constexpr (kAdd) {
+        v = hn::Add(v, hn::LoadU(d, addend + i));
+        hn::StoreU(v, d, sum + i);
+      }
       return hn::Mul(v, v);
     });
-    const float scale = 1.0f / std::sqrt(squares / static_cast<float>(cols) + epsilon);
+    const float scale = 1.0f / std::sqrt(squares / static_cast<float>(cols) + weight.epsilon);
     inverse[row] = scale;
+    const float* in = kAdd ? sum : x;
     for_vectors(cols, [&](auto d, size_t i) {
-      const auto w = hn::Add(hn::LoadU(d, weight + i), hn::Set(d, offset));
-      hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, scale)), w), d, y + i);
+      const auto w = hn::Add(hn::LoadU(d, weight.weight + i), hn::Set(d, offset));
+      store(d, hn::Mul(hn::Mul(hn::LoadU(d, in + i), hn::Set(d, scale)), w), y + i);
     });
+    if constexpr (kAdd) {
+      addend += cols;
+      sum += cols;
+    }
   }
 }
 
-void RmsNormBackward(const float* x, const float* weight, bool plus_one, const float* inverse,
-                     const float* dy, size_t rows, size_t cols, float* dx, float* dweight) {
-  const float offset = plus_one ? 1.0f : 0.0f;
+void RmsNormF32(const float* x, const RmsWeight& weight, size_t rows, size_t cols, float* y,
+                float* inverse) {
+  rms_norm_rows<false>(x, nullptr, weight, rows, cols, nullptr, y, inverse);
+}
+void RmsNormBf16(const float* x, const RmsWeight& weight, size_t rows, size_t cols, Bf16* y,
+                 float* inverse) {
+  rms_norm_rows<false>(x, nullptr, weight, rows, cols, nullptr, y, inverse);
+}
+void AddRmsNormF32(const float* x, const float* addend, const RmsWeight& weight, size_t rows,
+                   size_t cols, float* sum, float* y, float* inverse) {
+  rms_norm_rows<true>(x, addend, weight, rows, cols, sum, y, inverse);
+}
+void AddRmsNormBf16(const float* x, const float* addend, const RmsWeight& weight, size_t rows,
+                    size_t cols, float* sum, Bf16* y, float* inverse) {
+  rms_norm_rows<true>(x, addend, weight, rows, cols, sum, y, inverse);
+}
+
+void RmsNormBackward(const float* x, const RmsWeight& weight, const float* inverse, const float* dy,
+                     const float* residual, size_t rows, size_t cols, float* dx, float* dweight) {
+  const float offset = weight.plus_one ? 1.0f : 0.0f;
   for (size_t row = 0; row < rows; ++row, x += cols, dy += cols, dx += cols) {
     const float scale = inverse[row];
     // Through y = x s w: dx = s w dy - x s^3 mean(x w dy).
     const float dot = sum_vectors(cols, [&](auto d, size_t i) {
-      const auto w = hn::Add(hn::LoadU(d, weight + i), hn::Set(d, offset));
+      const auto w = hn::Add(hn::LoadU(d, weight.weight + i), hn::Set(d, offset));
       return hn::Mul(hn::Mul(hn::LoadU(d, x + i), w), hn::LoadU(d, dy + i));
     });
     const float pull = dot * scale * scale * scale / static_cast<float>(cols);
     for_vectors(cols, [&](auto d, size_t i) {
-      const auto w = hn::Add(hn::LoadU(d, weight + i), hn::Set(d, offset));
+      const auto w = hn::Add(hn::LoadU(d, weight.weight + i), hn::Set(d, offset));
       const auto value = hn::LoadU(d, x + i);
       const auto scaled = hn::Mul(hn::LoadU(d, dy + i), hn::Set(d, scale));
-      hn::StoreU(hn::NegMulAdd(value, hn::Set(d, pull), hn::Mul(scaled, w)), d, dx + i);
+      const auto before = residual ? hn::LoadU(d, residual + i) : hn::Zero(d);
+      const auto kept = hn::MulAdd(scaled, w, before);
+      hn::StoreU(hn::NegMulAdd(value, hn::Set(d, pull), kept), d, dx + i);
       hn::StoreU(hn::MulAdd(scaled, value, hn::LoadU(d, dweight + i)), d, dweight + i);
     });
+    if (residual) residual += cols;
   }
+}
+
+void Add(const float* x, const float* y, size_t count, float* out) {
+  for_vectors(count, [&](auto d, size_t i) {
+    hn::StoreU(hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, y + i)), d, out + i);
+  });
 }
 
 void LayerNorm(const float* x, const float* weight, const float* bias, float epsilon, size_t rows,
@@ -114,18 +151,28 @@ void LayerNormBackward(const float* x, const float* weight, const float* mean, c
   }
 }
 
-void Rotate(const float* x, const float* cosine, const float* sine, float direction, size_t heads,
-            size_t head_size, size_t half, float* out) {
+template <class T>
+void rotate_heads(const T* x, const float* cosine, const float* sine, float direction, size_t heads,
+                  size_t head_size, size_t half, T* out) {
   for (size_t head = 0; head < heads; ++head, x += head_size, out += head_size) {
     for_vectors(half, [&](auto d, size_t i) {
       const auto c = hn::LoadU(d, cosine + i);
       const auto s = hn::Mul(hn::LoadU(d, sine + i), hn::Set(d, direction));
-      const auto a = hn::LoadU(d, x + i), b = hn::LoadU(d, x + half + i);
-      hn::StoreU(hn::NegMulAdd(b, s, hn::Mul(a, c)), d, out + i);
-      hn::StoreU(hn::MulAdd(a, s, hn::Mul(b, c)), d, out + half + i);
+      const auto a = load(d, x + i), b = load(d, x + half + i);
+      store(d, hn::NegMulAdd(b, s, hn::Mul(a, c)), out + i);
+      store(d, hn::MulAdd(a, s, hn::Mul(b, c)), out + half + i);
     });
     if (out != x) std::copy(x + 2 * half, x + head_size, out + 2 * half);
   }
+}
+
+void RotateF32(const float* x, const float* cosine, const float* sine, float direction,
+               size_t heads, size_t head_size, size_t half, float* out) {
+  rotate_heads(x, cosine, sine, direction, heads, head_size, half, out);
+}
+void RotateBf16(const Bf16* x, const float* cosine, const float* sine, float direction,
+                size_t heads, size_t head_size, size_t half, Bf16* out) {
+  rotate_heads(x, cosine, sine, direction, heads, head_size, half, out);
 }
 
 void AddColumnSums(const float* x, size_t rows, size_t cols, float* out) {
@@ -136,19 +183,42 @@ void AddColumnSums(const float* x, size_t rows, size_t cols, float* out) {
   }
 }
 
-void RowDots(const float* a, const float* b, size_t rows, size_t cols, size_t stride, float* out) {
-  for (size_t row = 0; row < rows; ++row, a += stride, b += stride) {
+template <class T>
+void dot_rows(const T* a, const T* b, size_t rows, size_t cols, size_t stride_a, size_t stride_b,
+              float* out) {
+  for (size_t row = 0; row < rows; ++row, a += stride_a, b += stride_b) {
     out[row] = sum_vectors(
-        cols, [&](auto d, size_t i) { return hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i)); });
+        cols, [&](auto d, size_t i) { return hn::Mul(load(d, a + i), load(d, b + i)); });
   }
 }
 
-void ScaleRows(float* x, const float* factors, size_t rows, size_t cols, size_t stride) {
-  for (size_t row = 0; row < rows; ++row, x += stride) {
+void RowDotsF32(const float* a, const float* b, size_t rows, size_t cols, size_t stride_a,
+                size_t stride_b, float* out) {
+  dot_rows(a, b, rows, cols, stride_a, stride_b, out);
+}
+void RowDotsBf16(const Bf16* a, const Bf16* b, size_t rows, size_t cols, size_t stride_a,
+                 size_t stride_b, float* out) {
+  dot_rows(a, b, rows, cols, stride_a, stride_b, out);
+}
+
+template <class Out>
+void scale_and_store(const float* x, const float* factors, size_t rows, size_t cols, size_t stride,
+                     Out* out) {
+  for (size_t row = 0; row < rows; ++row, x += cols, out += stride) {
+    const float factor = factors ? factors[row] : 1.0f;
     for_vectors(cols, [&](auto d, size_t i) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factors[row])), d, x + i);
+      store(d, hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)), out + i);
     });
   }
+}
+
+void StoreRowsF32(const float* x, const float* factors, size_t rows, size_t cols, size_t stride,
+                  float* out) {
+  scale_and_store(x, factors, rows, cols, stride, out);
+}
+void StoreRowsBf16(const float* x, const float* factors, size_t rows, size_t cols, size_t stride,
+                   Bf16* out) {
+  scale_and_store(x, factors, rows, cols, stride, out);
 }
 
 }  // namespace fewbit::kernels::HWY_NAMESPACE
@@ -159,14 +229,21 @@ namespace fewbit::kernels {
 
 HWY_EXPORT(ToBf16);
 HWY_EXPORT(PackBf16);
-HWY_EXPORT(RmsNorm);
+HWY_EXPORT(RmsNormF32);
+HWY_EXPORT(RmsNormBf16);
+HWY_EXPORT(AddRmsNormF32);
+HWY_EXPORT(AddRmsNormBf16);
 HWY_EXPORT(RmsNormBackward);
+HWY_EXPORT(Add);
 HWY_EXPORT(LayerNorm);
 HWY_EXPORT(LayerNormBackward);
-HWY_EXPORT(Rotate);
+HWY_EXPORT(RotateF32);
+HWY_EXPORT(RotateBf16);
 HWY_EXPORT(AddColumnSums);
-HWY_EXPORT(RowDots);
-HWY_EXPORT(ScaleRows);
+HWY_EXPORT(RowDotsF32);
+HWY_EXPORT(RowDotsBf16);
+HWY_EXPORT(StoreRowsF32);
+HWY_EXPORT(StoreRowsBf16);
 
 void to_bf16(const float* x, size_t count, Bf16* out) {
   HWY_DYNAMIC_DISPATCH(ToBf16)(x, count, out);
@@ -176,15 +253,33 @@ void pack_bf16(const float* x, size_t rows, size_t cols, size_t stride, Bf16* ou
   HWY_DYNAMIC_DISPATCH(PackBf16)(x, rows, cols, stride, out);
 }
 
-void rms_norm(const float* x, const float* weight, bool plus_one, float epsilon, size_t rows,
-              size_t cols, float* y, float* inverse) {
-  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, weight, plus_one, epsilon, rows, cols, y, inverse);
+void rms_norm(const float* x, const RmsWeight& weight, size_t rows, size_t cols, float* y,
+              float* inverse) {
+  HWY_DYNAMIC_DISPATCH(RmsNormF32)(x, weight, rows, cols, y, inverse);
+}
+void rms_norm(const float* x, const RmsWeight& weight, size_t rows, size_t cols, Bf16* y,
+              float* inverse) {
+  HWY_DYNAMIC_DISPATCH(RmsNormBf16)(x, weight, rows, cols, y, inverse);
 }
 
-void rms_norm_backward(const float* x, const float* weight, bool plus_one, const float* inverse,
-                       const float* dy, size_t rows, size_t cols, float* dx, float* dweight) {
+void add_rms_norm(const float* x, const float* addend, const RmsWeight& weight, size_t rows,
+                  size_t cols, float* sum, float* y, float* inverse) {
+  HWY_DYNAMIC_DISPATCH(AddRmsNormF32)(x, addend, weight, rows, cols, sum, y, inverse);
+}
+void add_rms_norm(const float* x, const float* addend, const RmsWeight& weight, size_t rows,
+                  size_t cols, float* sum, Bf16* y, float* inverse) {
+  HWY_DYNAMIC_DISPATCH(AddRmsNormBf16)(x, addend, weight, rows, cols, sum, y, inverse);
+}
+
+void rms_norm_backward(const float* x, const RmsWeight& weight, const float* inverse,
+                       const float* dy, const float* residual, size_t rows, size_t cols, float* dx,
+                       float* dweight) {
   HWY_DYNAMIC_DISPATCH(RmsNormBackward)
-  (x, weight, plus_one, inverse, dy, rows, cols, dx, dweight);
+  (x, weight, inverse, dy, residual, rows, cols, dx, dweight);
+}
+
+void add(const float* x, const float* y, size_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(Add)(x, y, count, out);
 }
 
 void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, size_t rows,
@@ -201,19 +296,33 @@ void layer_norm_backward(const float* x, const float* weight, const float* mean,
 
 void rotate(const float* x, const float* cosine, const float* sine, float direction, size_t heads,
             size_t head_size, size_t half, float* out) {
-  HWY_DYNAMIC_DISPATCH(Rotate)(x, cosine, sine, direction, heads, head_size, half, out);
+  HWY_DYNAMIC_DISPATCH(RotateF32)(x, cosine, sine, direction, heads, head_size, half, out);
+}
+void rotate(const Bf16* x, const float* cosine, const float* sine, float direction, size_t heads,
+            size_t head_size, size_t half, Bf16* out) {
+  HWY_DYNAMIC_DISPATCH(RotateBf16)(x, cosine, sine, direction, heads, head_size, half, out);
 }
 
 void add_column_sums(const float* x, size_t rows, size_t cols, float* out) {
   HWY_DYNAMIC_DISPATCH(AddColumnSums)(x, rows, cols, out);
 }
 
-void row_dots(const float* a, const float* b, size_t rows, size_t cols, size_t stride, float* out) {
-  HWY_DYNAMIC_DISPATCH(RowDots)(a, b, rows, cols, stride, out);
+void row_dots(const float* a, const float* b, size_t rows, size_t cols, size_t stride_a,
+              size_t stride_b, float* out) {
+  HWY_DYNAMIC_DISPATCH(RowDotsF32)(a, b, rows, cols, stride_a, stride_b, out);
+}
+void row_dots(const Bf16* a, const Bf16* b, size_t rows, size_t cols, size_t stride_a,
+              size_t stride_b, float* out) {
+  HWY_DYNAMIC_DISPATCH(RowDotsBf16)(a, b, rows, cols, stride_a, stride_b, out);
 }
 
-void scale_rows(float* x, const float* factors, size_t rows, size_t cols, size_t stride) {
-  HWY_DYNAMIC_DISPATCH(ScaleRows)(x, factors, rows, cols, stride);
+void store_rows(const float* x, const float* factors, size_t rows, size_t cols, size_t stride,
+                float* out) {
+  HWY_DYNAMIC_DISPATCH(StoreRowsF32)(x, factors, rows, cols, stride, out);
+}
+void store_rows(const float* x, const float* factors, size_t rows, size_t cols, size_t stride,
+                Bf16* out) {
+  HWY_DYNAMIC_DISPATCH(StoreRowsBf16)(x, factors, rows, cols, stride, out);
 }
 
 }  // namespace fewbit::kernels

@@ -17,12 +17,28 @@ void to_bf16(const float* x, size_t count, Bf16* out);
 // `rows` rows of `cols` floats, `stride` apart, to dense rows.
 void pack_bf16(const float* x, size_t rows, size_t cols, size_t stride, Bf16* out);
 
-// y = x * inverse * w, inverse[row] = rsqrt(mean(x^2) + epsilon), w = weight (+ 1).
-void rms_norm(const float* x, const float* weight, bool plus_one, float epsilon, size_t rows,
-              size_t cols, float* y, float* inverse);
-// dx, and dweight += sum over rows.
-void rms_norm_backward(const float* x, const float* weight, bool plus_one, const float* inverse,
-                       const float* dy, size_t rows, size_t cols, float* dx, float* dweight);
+// The weight of an RMSNorm: `plus_one` stands for 1 + weight.
+struct RmsWeight {
+  const float* weight = nullptr;
+  bool plus_one = false;
+  float epsilon = 0;
+};
+// y = x * inverse * w, inverse[row] = rsqrt(mean(x^2) + epsilon).
+void rms_norm(const float* x, const RmsWeight& weight, size_t rows, size_t cols, float* y,
+              float* inverse);
+void rms_norm(const float* x, const RmsWeight& weight, size_t rows, size_t cols, Bf16* y,
+              float* inverse);
+// The same of sum = x + addend, which is written too and may be either of them.
+void add_rms_norm(const float* x, const float* addend, const RmsWeight& weight, size_t rows,
+                  size_t cols, float* sum, float* y, float* inverse);
+void add_rms_norm(const float* x, const float* addend, const RmsWeight& weight, size_t rows,
+                  size_t cols, float* sum, Bf16* y, float* inverse);
+// dx = residual + gradient (`residual` may be null, or dx), and dweight += sum over rows.
+void rms_norm_backward(const float* x, const RmsWeight& weight, const float* inverse,
+                       const float* dy, const float* residual, size_t rows, size_t cols, float* dx,
+                       float* dweight);
+// out = x + y; may be either.
+void add(const float* x, const float* y, size_t count, float* out);
 
 // `bias` may be null. mean and inverse: [rows].
 void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, size_t rows,
@@ -37,14 +53,19 @@ void layer_norm_backward(const float* x, const float* weight, const float* mean,
 // `direction` -1 is the inverse, which is also the gradient. `out` may be `x`.
 void rotate(const float* x, const float* cosine, const float* sine, float direction, size_t heads,
             size_t head_size, size_t half, float* out);
+void rotate(const Bf16* x, const float* cosine, const float* sine, float direction, size_t heads,
+            size_t head_size, size_t half, Bf16* out);
 
 void activate(Activation activation, const float* x, size_t count, float* y);
 void activate_backward(Activation activation, const float* x, const float* dy, size_t count,
                        float* dx);
 // y = f(gate) * up.
 void gated(Activation activation, const float* gate, const float* up, size_t count, float* y);
+void gated(Activation activation, const Bf16* gate, const Bf16* up, size_t count, Bf16* y);
 void gated_backward(Activation activation, const float* gate, const float* up, const float* dy,
                     size_t count, float* dgate, float* dup);
+void gated_backward(Activation activation, const Bf16* gate, const Bf16* up, const Bf16* dy,
+                    size_t count, Bf16* dgate, Bf16* dup);
 
 // Sum over rows, in their order: out[col] += sum x[row, col].
 void add_column_sums(const float* x, size_t rows, size_t cols, float* out);
@@ -77,10 +98,16 @@ void softmax_tile_backward(const ScoreTile& tile, const float* products, const f
 void softmax_tile_backward(const ScoreTile& tile, const float* products, const float* dweights,
                            const float* log_sums, const float* mean_dweights, Bf16* weights,
                            Bf16* dproducts);
-// x[row, :] *= factors[row], rows `stride` apart.
-void scale_rows(float* x, const float* factors, size_t rows, size_t cols, size_t stride);
 // out[row] = sum a[row, :] b[row, :], rows `stride` apart.
-void row_dots(const float* a, const float* b, size_t rows, size_t cols, size_t stride, float* out);
+void row_dots(const float* a, const float* b, size_t rows, size_t cols, size_t stride_a,
+              size_t stride_b, float* out);
+void row_dots(const Bf16* a, const Bf16* b, size_t rows, size_t cols, size_t stride_a,
+              size_t stride_b, float* out);
+// Dense rows [rows, cols] to rows `stride` apart, each times its factor (`factors` may be null).
+void store_rows(const float* x, const float* factors, size_t rows, size_t cols, size_t stride,
+                float* out);
+void store_rows(const float* x, const float* factors, size_t rows, size_t cols, size_t stride,
+                Bf16* out);
 
 // Sum of the cross entropies of a panel of logits [rows, vocab]; rows of negative targets count
 // nothing. `logits` is overwritten.

@@ -114,6 +114,18 @@ HWY_INLINE void store_bf16(D /*d*/, V x, uint16_t* out) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, hn::ShiftRight<16>(rounded))), d16, out);
 }
 
+template <class D>
+HWY_INLINE hn::Vec<D> load(D d, const float* x) {
+  return hn::LoadU(d, x);
+}
+// Float32 of bfloat16 bits.
+template <class D>
+HWY_INLINE hn::Vec<D> load(D d, const uint16_t* x) {
+  const hn::RebindToUnsigned<D> du;
+  const hn::Rebind<uint16_t, D> d16;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, x))));
+}
+
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void store(D d, V x, float* out) {
   hn::StoreU(x, d, out);
