@@ -1,4 +1,6 @@
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -91,6 +93,22 @@ TEST(FileTest, NothingIsLeftWithoutCommit) {
   write_file_atomically(folder / "a.txt", "whole");
   EXPECT_EQ(read_text_file(folder / "a.txt"), "whole");
   EXPECT_EQ(sha256_file(folder / "a.txt"), sha256_hex(std::string_view("whole")));
+}
+
+TEST(FileTest, TheNextWriterRemovesWhatAKilledOneLeft) {
+  testing::TemporaryDirectory folder;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    AtomicDirectory directory(folder / "model", true);
+    AtomicFile file(directory.staging() / "weights");
+    file.write("half");
+    ::_exit(0);  // Without any clearing up.
+  }
+  ::waitpid(child, nullptr, 0);
+  EXPECT_FALSE(std::filesystem::is_empty(folder.path()));
+  AtomicDirectory(folder / "model", true).commit();
+  EXPECT_TRUE(std::filesystem::is_empty(folder / "model"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
 }
 
 TEST(FileTest, DirectoryAppearsWholeAndIsNotOverwrittenUnasked) {

@@ -2,12 +2,16 @@
 
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
+#include <vector>
 
 #include "fewbit/base/error.h"
 
@@ -33,13 +37,39 @@ void sync_directory_of(const std::filesystem::path& path) {
   if (directory.value >= 0) (void)::fsync(directory.value);
 }
 
-// A sibling of `path` that no other process uses.
+std::string host_name() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "localhost";
+}
+
+// Whether a process of this machine has this number; a text that is no number names none.
+bool process_lives(const std::string& number) {
+  pid_t pid = 0;
+  const char* end = number.data() + number.size();
+  const auto [last, error] = std::from_chars(number.data(), end, pid);
+  if (error != std::errc{} || last != end || pid <= 0) return false;
+  return ::kill(pid, 0) == 0 || errno != ESRCH;
+}
+
+// A sibling of `path` that no other process uses. What killed processes of this machine left of
+// the same path is removed.
 std::filesystem::path temporary_sibling(const std::filesystem::path& path) {
   std::filesystem::path name = path.filename();
   if (name.empty()) name = path.parent_path().filename();
   const auto parent =
       path.filename().empty() ? path.parent_path().parent_path() : path.parent_path();
-  return parent / fmt::format(".{}.tmp-{}", name.string(), ::getpid());
+  const std::string prefix = fmt::format(".{}.tmp-{}-", name.string(), host_name());
+  std::error_code error;
+  std::vector<std::filesystem::path> left;
+  for (std::filesystem::directory_iterator entry(parent.empty() ? "." : parent, error), end;
+       !error && entry != end; entry.increment(error)) {
+    const std::string other = entry->path().filename().string();
+    if (!other.starts_with(prefix)) continue;
+    const std::string pid = other.substr(prefix.size());
+    if (!process_lives(pid.substr(0, pid.find('.')))) left.push_back(entry->path());
+  }
+  for (const auto& leftover : left) std::filesystem::remove_all(leftover, error);
+  return parent / fmt::format("{}{}", prefix, ::getpid());
 }
 
 }  // namespace
@@ -132,25 +162,33 @@ AtomicDirectory::~AtomicDirectory() {
 }
 
 void AtomicDirectory::commit() {
-  std::error_code error;
-  if (std::filesystem::exists(path_, error)) {
-    // The old directory steps aside first, so that a failure can put it back.
-    const std::filesystem::path old = staging_.string() + ".old";
-    std::filesystem::rename(path_, old, error);
-    require(!error, "{}: cannot be replaced: {}", path_.string(), error.message());
-    std::filesystem::rename(staging_, path_, error);
-    if (error) {
-      const std::string reason = error.message();
-      std::filesystem::rename(old, path_, error);
-      fail("{}: cannot rename into place: {}", path_.string(), reason);
-    }
-    std::filesystem::remove_all(old, error);
+  // Exchanged in one step where the file system can; the old directory then has the staging name.
+  if (::renameat2(AT_FDCWD, staging_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0) {
+    std::error_code ignored;
+    std::filesystem::remove_all(staging_, ignored);
   } else {
-    std::filesystem::rename(staging_, path_, error);
-    require(!error, "{}: cannot rename into place: {}", path_.string(), error.message());
+    replace_in_two_steps();
   }
   committed_ = true;
   sync_directory_of(path_);
+}
+
+void AtomicDirectory::replace_in_two_steps() {
+  std::error_code error;
+  const bool replaces = std::filesystem::exists(path_, error);
+  // The old directory steps aside first, so that a failure can put it back.
+  const std::filesystem::path old = staging_.string() + ".old";
+  if (replaces) {
+    std::filesystem::rename(path_, old, error);
+    require(!error, "{}: cannot be replaced: {}", path_.string(), error.message());
+  }
+  std::filesystem::rename(staging_, path_, error);
+  if (error) {
+    const std::string reason = error.message();
+    if (replaces) std::filesystem::rename(old, path_, error);
+    fail("{}: cannot rename into place: {}", path_.string(), reason);
+  }
+  if (replaces) std::filesystem::remove_all(old, error);
 }
 
 std::string sha256_hex(std::span<const std::byte> bytes) {

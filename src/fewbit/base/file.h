@@ -29,7 +29,8 @@ class MappedFile {
 std::string read_text_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 30);
 
 // Writes to a temporary name beside `path`; commit() syncs and renames. Without commit() nothing
-// is left behind. A full disk is an Error, and the old file stays.
+// is left behind; what a killed process of this machine left, the next writer of `path` removes.
+// A full disk is an Error, and the old file stays.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -53,7 +54,8 @@ class AtomicFile {
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 // A directory that appears whole: files are written into a temporary sibling, commit() renames it
-// to `path`. `path` must not exist, or be an empty directory, unless `replace`.
+// to `path`. `path` must not exist, or be an empty directory, unless `replace`. Remains of killed
+// writers as in AtomicFile.
 class AtomicDirectory {
  public:
   AtomicDirectory(std::filesystem::path path, bool replace);
@@ -66,6 +68,8 @@ class AtomicDirectory {
   void commit();
 
  private:
+  void replace_in_two_steps();
+
   std::filesystem::path path_, staging_;
   bool replace_, committed_ = false;
 };

@@ -83,8 +83,7 @@ std::string interval_text(const Interval& interval) {
 }
 
 void print_prediction(const Prediction& at, const Predictor& predictor) {
-  fmt::print("N {:<9.4g} D {:<9.4g}", at.point[LawVariable::params],
-             at.point[LawVariable::tokens]);
+  fmt::print("N {:<9.4g} D {:<9.4g}", at.point[LawVariable::params], at.point[LawVariable::tokens]);
   if (at.point.has(LawVariable::bits)) fmt::print(" P {:<3g}", at.point[LawVariable::bits]);
   if (predictor.loss16) {
     fmt::print("  loss16 {:.4f}{}", at.loss16, interval_text(at.loss16_interval));
@@ -167,8 +166,7 @@ void plan_tokens_for_qid(const Predictor& predictor, const Queries& queries,
       for (const double level : levels) {
         const double tokens =
             tokens_for_qid(predictor.qid->law, queries.point(n, kMissing, p), level);
-        const std::string warning =
-            predict(predictor, queries.point(n, tokens, p)).warning;
+        const std::string warning = predict(predictor, queries.point(n, tokens, p)).warning;
         if (output.json) {
           output.add("tokens_for_qid",
                      {{"N", n}, {"bits", p}, {"qid", level}, {"D", tokens}, {"warning", warning}});
@@ -307,7 +305,8 @@ void print_table(const std::string& title, const std::vector<double>& params,
 
 void run_table(const TableArguments& arguments) {
   const auto params = quantities(arguments.params, "--params"),
-             levels = quantities(arguments.qid, "--qid"), bits = quantities(arguments.bits, "--bits");
+             levels = quantities(arguments.qid, "--qid"),
+             bits = quantities(arguments.bits, "--bits");
   const bool published = arguments.law.empty();
   const Law main = published ? law_of(find_law_preset("ouyang-per-bits"))
                              : read_law(arguments.law, LawQuantity::qid).law.law;
@@ -341,8 +340,8 @@ void run_table(const TableArguments& arguments) {
                   : "Trillions of tokens at which QiD reaches a level, by " + arguments.law,
               params, levels, bits, by_main);
   if (!published) return;
-  print_table("\nBy the paper's unified law, which does not reproduce its Table 1",
-              params, levels, bits, by_unified);
+  print_table("\nBy the paper's unified law, which does not reproduce its Table 1", params, levels,
+              bits, by_unified);
   double squares = 0, count = 0;
   print_table("\nRatio of the two", params, levels, bits,
               [&](double n, double level, double width) {
@@ -370,18 +369,21 @@ void add_law_predict(CLI::App& verb) {
   predict->add_option("--bits,--P", a->bits, "P, lists with commas");
   predict->add_option("--set", a->settings,
                       "another variable of the form: --set group_size=128; may be repeated");
-  predict->add_option("--vocabulary", a->vocabulary,
-                      "entries: the loss is cut at its logarithm (default: that of the laws)")
+  predict
+      ->add_option("--vocabulary", a->vocabulary,
+                   "entries: the loss is cut at its logarithm (default: that of the laws)")
       ->check(CLI::Range(0.0, 1e9));
   predict->add_option("--qid", a->qid, "also the tokens at which QiD reaches these levels");
   predict->add_flag("--best-tokens", a->best_tokens,
                     "also the tokens beyond which training hurts the quantized model");
-  predict->add_option("--target-loss", a->target_loss,
-                      "the smallest of the bit widths whose loss is at most this")
+  predict
+      ->add_option("--target-loss", a->target_loss,
+                   "the smallest of the bit widths whose loss is at most this")
       ->check(CLI::PositiveNumber);
   predict->add_flag("--pareto", a->pareto, "only what nothing beats in total bits and loss");
-  predict->add_option("--group-size", a->group_size,
-                      "for --pareto: count scales and zero points of such groups (default none)")
+  predict
+      ->add_option("--group-size", a->group_size,
+                   "for --pareto: count scales and zero points of such groups (default none)")
       ->check(CLI::Range(1.0, 1e6));
   predict->add_option("--level", a->level, "of the intervals (default 0.95)")
       ->check(CLI::Range(0.5, 0.999));

@@ -66,7 +66,8 @@ void print_goodness(const LawReport& report) {
   if (!g.r2_log_by_bits.empty()) {
     std::string widths;
     for (const auto& [bits, r2] : g.r2_log_by_bits) {
-      widths += fmt::format("{}{:g} bits {}", widths.empty() ? "" : ", ", bits, shown(r2, "{:.4f}"));
+      widths +=
+          fmt::format("{}{:g} bits {}", widths.empty() ? "" : ", ", bits, shown(r2, "{:.4f}"));
     }
     fmt::print("R2 of logarithms by bit width: {}\n", widths);
   }
@@ -85,9 +86,8 @@ void print_goodness(const LawReport& report) {
     place += fmt::format("{}{} = {:.4g}", place.empty() ? "" : ", ", law_variable_symbol(variable),
                          fit.reference.point[variable]);
   }
-  fmt::print("at {}: {} {:.5g} [{:.5g}, {:.5g}]\n", place,
-             law_quantity_name(fit.form().quantity), fit.reference.value, fit.reference.low,
-             fit.reference.high);
+  fmt::print("at {}: {} {:.5g} [{:.5g}, {:.5g}]\n", place, law_quantity_name(fit.form().quantity),
+             fit.reference.value, fit.reference.low, fit.reference.high);
 }
 
 void print_bootstrap(const BootstrapResult& bootstrap) {
@@ -109,8 +109,8 @@ void print_alternatives(const LawReport& report) {
     fmt::print(" {:>4} rows, rms log error {}", other.fit->n(),
                shown(other.fit->goodness.rms_log_error));
     const Form& form = other.fit->law.form;
-    const size_t per_line = form.levels.empty() ? form.fitted.size()
-                                                : form.fitted.size() / form.levels.size();
+    const size_t per_line =
+        form.levels.empty() ? form.fitted.size() : form.fitted.size() / form.levels.size();
     for (size_t j = 0; j < other.fit->parameters.size(); ++j) {
       if (!form.levels.empty() && j % per_line == 0) fmt::print("\n     ");
       fmt::print("  {} {:.4g} ({:.2g})", other.fit->parameters[j].name,
@@ -246,12 +246,14 @@ void print_report(const LawReport& report) {
 }
 
 void print_comparison(const Comparison& comparison) {
-  fmt::print("{} rows, objective {}\n{:<22} {:>3} {:>10} {:>8} {:>10} {:>10} {:>8} {:>9} {:>9} {:>9}\n",
-             comparison.rows, fit_objective_name(comparison.objective), "form", "p", "AIC", "dAIC",
-             "AICc", "BIC", "R2 (ln)", "rms ln", "no run", "beyond");
+  fmt::print(
+      "{} rows, objective {}\n{:<22} {:>3} {:>10} {:>8} {:>10} {:>10} {:>8} {:>9} {:>9} {:>9}\n",
+      comparison.rows, fit_objective_name(comparison.objective), "form", "p", "AIC", "dAIC", "AICc",
+      "BIC", "R2 (ln)", "rms ln", "no run", "beyond");
   for (const ComparedForm& form : comparison.forms) {
     if (!form.problem.empty()) {
-      fmt::print("{:<22} not fitted: {}\n", form.form, form.problem.substr(0, form.problem.find('\n')));
+      fmt::print("{:<22} not fitted: {}\n", form.form,
+                 form.problem.substr(0, form.problem.find('\n')));
       continue;
     }
     const GoodnessOfFit& g = form.fit.goodness;
@@ -261,8 +263,10 @@ void print_comparison(const Comparison& comparison) {
                shown(form.left_out_rms, "{:.4f}"), shown(form.extrapolation_rms, "{:.4f}"));
   }
   fmt::print(
-      "p parameters; rms ln: rms log error of the rows; no run: of runs left out of the fit; beyond: of\n"
-      "larger sizes and later tokens than the fit saw. dAIC below 2 is no evidence, above 10 decisive.\n");
+      "p parameters; rms ln: rms log error of the rows; no run: of runs left out of the fit; "
+      "beyond: of\n"
+      "larger sizes and later tokens than the fit saw. dAIC below 2 is no evidence, above 10 "
+      "decisive.\n");
   for (const std::string& warning : comparison.warnings) fmt::print("warning: {}\n", warning);
 }
 

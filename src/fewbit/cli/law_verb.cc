@@ -109,8 +109,8 @@ void run_compare(const CompareArguments& arguments) {
   const LawData data = arguments.read();
   std::vector<std::string> forms = arguments.forms;
   if (forms.empty()) forms = default_comparison(find_law_form(arguments.form).quantity);
-  const Comparison comparison = compare_forms(
-      data, forms, arguments.fit_options(FitObjective::log), arguments.row_rules());
+  const Comparison comparison =
+      compare_forms(data, forms, arguments.fit_options(FitObjective::log), arguments.row_rules());
   if (arguments.json) {
     fmt::print("{}\n", to_json(comparison, data).dump(2));
   } else {
@@ -150,8 +150,7 @@ void run_list(bool json) {
         {{"name", column.name}, {"aliases", column.aliases}, {"meaning", column.meaning}});
   }
   if (json) {
-    fmt::print("{}\n",
-               Json{{"forms", forms}, {"presets", presets}, {"columns", columns}}.dump(2));
+    fmt::print("{}\n", Json{{"forms", forms}, {"presets", presets}, {"columns", columns}}.dump(2));
   }
 }
 
@@ -166,8 +165,7 @@ void add_row_options(CLI::App* verb, RowArguments& arguments) {
   verb->add_option("--form", arguments.form, "form to fit (default unified; fewbit law list)");
   verb->add_option("--objective", arguments.objective,
                    "log, linear, weighted or huber (default: that of the form)");
-  verb->add_option("--floor", options.floor,
-                   "noise floor of QiD from evaluation, nats (default 0)")
+  verb->add_option("--floor", options.floor, "noise floor of QiD from evaluation, nats (default 0)")
       ->check(CLI::Range(0.0, 100.0));
   verb->add_option("--relative-scatter", options.relative_scatter,
                    "weighted: scatter of QiD from run to run (default 0.15)")

@@ -15,6 +15,7 @@
 #include "fewbit/formats/hessian.h"
 #include "fewbit/formats/uniform_grid.h"
 #include "fewbit/testing/fixture.h"
+#include "hwy/highway.h"
 
 namespace fewbit {
 namespace {
@@ -371,6 +372,33 @@ TEST(ErrorFeedbackTest, ResultsDoNotDependOnTheNumberOfThreads) {
     EXPECT_EQ(one.result.loss, three.result.loss) << v.name;
   }
   set_thread_count(threads);
+}
+
+TEST(ErrorFeedbackTest, EveryInstructionSetOfThisMachineAgrees) {
+  const Matrix w = random_weights(70, 140, 18);
+  const DoubleMatrix h = random_hessian(140, 18);
+  for (const Variant& v : variants()) {
+    const auto grid = grid_from_options(v.format, v.grid);
+    const auto run = [&](int64_t target) {
+      hwy::SetSupportedTargetsForTest(target);
+      hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+      const Solved s = solve(*grid, w, h, {.order = v.order}, {.group_grids = v.when});
+      return std::pair(quantize_to_nearest(*grid, w.view()), objective(w, s.dense, h));
+    };
+    const auto best = run(0);
+    for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      const auto other = run(target);
+      const Matrix a = best.first.dequantize(), b = other.first.dequantize();
+      size_t equal = 0;
+      for (size_t i = 0; i < a.size(); ++i) equal += a.values()[i] == b.values()[i];
+      // Sums in another order may choose another clipping, or correct another weight.
+      EXPECT_GE(equal, v.grid.contains("clip") ? a.size() * 98 / 100 : a.size())
+          << v.name << " " << hwy::TargetName(target);
+      EXPECT_NEAR(other.second, best.second, 0.03 * best.second)
+          << v.name << " " << hwy::TargetName(target);
+    }
+    run(0);
+  }
 }
 
 TEST(ErrorFeedbackTest, EveryOrderWithoutDynamicNeedsNoPermutation) {

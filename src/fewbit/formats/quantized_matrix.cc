@@ -125,6 +125,7 @@ QuantizedMatrix QuantizedMatrix::from_tensors(const Json& description, const std
             kVersion);
     const size_t rows = json_get_size(description, "rows", kMaxExtent);
     const size_t cols = json_get_size(description, "cols", kMaxExtent);
+    require(rows > 0 && cols > 0, "a matrix [{}, {}] has no weights", rows, cols);
     const auto terms = json_get<Json>(description, "terms");
     require(terms.is_array() && !terms.empty() && terms.size() <= kMaxTerms,
             "'terms' must be a list of 1 to {} terms", kMaxTerms);

@@ -244,6 +244,7 @@ TEST(QuantizedMatrixTest, RefusesBadDescriptionsByKey) {
   expect_error([](Json& d) { d["version"] = 2; }, "version 2");
   expect_error([](Json& d) { d["rows"] = uint64_t{1} << 62; }, "rows");
   expect_error([](Json& d) { d["cols"] = 40; }, "codes");
+  expect_error([](Json& d) { d["cols"] = 0; }, "no weights");
   expect_error([](Json& d) { d["terms"] = Json::array(); }, "terms");
   expect_error([](Json& d) { d["terms"][0]["kind"] = "spline"; }, "spline");
   expect_error([](Json& d) { d["terms"][0]["bits"] = 9; }, "bits");

@@ -16,15 +16,14 @@ FitResult unified_fit(const LawData& data, FitObjective objective) {
 TEST(BootstrapTest, IsTheSameForAnyNumberOfThreads) {
   const LawData data = unified_rows(0.15);
   const size_t before = thread_count();
-  for (const FitObjective objective : {FitObjective::log, FitObjective::linear,
-                                       FitObjective::weighted, FitObjective::huber}) {
+  for (const FitObjective objective :
+       {FitObjective::log, FitObjective::linear, FitObjective::weighted, FitObjective::huber}) {
     const FitResult fit = unified_fit(data, objective);
     for (const bool by_run : {false, true}) {
       std::vector<std::vector<std::vector<double>>> results;
       for (const size_t threads : {1, 2, 5}) {
         set_thread_count(threads);
-        results.push_back(
-            bootstrap(data, fit, {.draws = 40, .seed = 9, .by_run = by_run}).fitted);
+        results.push_back(bootstrap(data, fit, {.draws = 40, .seed = 9, .by_run = by_run}).fitted);
       }
       EXPECT_EQ(results[0], results[1]);
       EXPECT_EQ(results[0], results[2]);

@@ -63,7 +63,8 @@ TEST(FitTest, UnitsOfTokensAndParametersChangeThePrefactorOnly) {
     expect_close(b.law.fitted[0], a.law.fitted[0] + shift, tolerance, what);
     expect_close(b.goodness.r2, a.goodness.r2, tolerance, what);
     expect_close(b.goodness.aic, a.goodness.aic, tolerance, what);
-    for (size_t i = 0; i < a.n(); ++i) expect_close(b.predicted[i], a.predicted[i], tolerance, what);
+    for (size_t i = 0; i < a.n(); ++i)
+      expect_close(b.predicted[i], a.predicted[i], tolerance, what);
   }
 }
 
@@ -127,7 +128,8 @@ TEST(FitTest, NestedFormsFitNoWorse) {
   EXPECT_LE(per_bits, categorical);
 
   LawData two_widths = data;
-  std::erase_if(two_widths.rows, [](const LawRow& row) { return row.point[LawVariable::bits] == 3; });
+  std::erase_if(two_widths.rows,
+                [](const LawRow& row) { return row.point[LawVariable::bits] == 3; });
   const double two_power = fit(two_widths, "unified", FitObjective::log).goodness.rss;
   EXPECT_NEAR(fit(two_widths, "exponential", FitObjective::log).goodness.rss / two_power, 1, 1e-10);
   EXPECT_NEAR(fit(two_widths, "categorical", FitObjective::log).goodness.rss / two_power, 1, 1e-10);
@@ -141,7 +143,8 @@ TEST(FitTest, TiedExponentsEqualAFitAgainstTokensPerParameter) {
                   row.point[LawVariable::tokens] / row.point[LawVariable::params]);
     row.point.set(LawVariable::params, 1);
   }
-  const FitResult a = fit(data, "ratio", FitObjective::log), b = fit(ratio, "ratio", FitObjective::log);
+  const FitResult a = fit(data, "ratio", FitObjective::log),
+                  b = fit(ratio, "ratio", FitObjective::log);
   for (size_t j = 0; j < 3; ++j) expect_close(a.law.fitted[j], b.law.fitted[j], 1e-10, "tied");
 }
 
@@ -170,24 +173,27 @@ TEST(FitTest, HuberWithAWideQuadraticPartIsLeastSquares) {
   EXPECT_NEAR(huber.objective, log.objective / 2, 1e-9 * log.objective);
 }
 
+// A row's residual under the unified form, for automatic differentiation.
+struct UnifiedResidual {
+  const LawRow& row;
+  template <class T>
+  bool operator()(const T* p, T* r) const {
+    const LawPoint& at = row.point;
+    r[0] = T(row.qid) - exp(p[0] + p[1] * at.ln(LawVariable::tokens) -
+                            p[2] * at.ln(LawVariable::params) - p[3] * at.ln(LawVariable::bits));
+    return true;
+  }
+};
+
 TEST(FitTest, AgreesWithCeresOnTheLinearObjective) {
   const LawData data = unified_rows(0.3);
   const FitResult ours = fit(data, "unified", FitObjective::linear);
-  struct Residual {
-    const LawRow& row;
-    template <class T>
-    bool operator()(const T* p, T* r) const {
-      const LawPoint& at = row.point;
-      r[0] = T(row.qid) - exp(p[0] + p[1] * at.ln(LawVariable::tokens) -
-                              p[2] * at.ln(LawVariable::params) - p[3] * at.ln(LawVariable::bits));
-      return true;
-    }
-  };
   ceres::Problem problem;
   std::vector<double> p = fit(data, "unified", FitObjective::log).law.fitted;
   for (const LawRow& row : data.rows) {
-    problem.AddResidualBlock(new ceres::AutoDiffCostFunction<Residual, 1, 4>(new Residual{row}),
-                             nullptr, p.data());
+    problem.AddResidualBlock(
+        new ceres::AutoDiffCostFunction<UnifiedResidual, 1, 4>(new UnifiedResidual{row}), nullptr,
+        p.data());
   }
   ceres::Solver::Options options;
   options.logging_type = ceres::SILENT;
@@ -280,7 +286,8 @@ TEST(FitTest, WarnsOfWhatTheRowsCannotTell) {
   LawData proportional = unified_rows(0.1);
   for (size_t i = 0; i < proportional.rows.size(); ++i) {
     LawPoint& at = proportional.rows[i].point;
-    at.set(LawVariable::tokens, 20 * at[LawVariable::params] * (1 + 0.01 * static_cast<double>(i % 7)));
+    at.set(LawVariable::tokens,
+           20 * at[LawVariable::params] * (1 + 0.01 * static_cast<double>(i % 7)));
   }
   const FitResult tied = fit(proportional, "unified", FitObjective::log);
   EXPECT_THAT(fmt::format("{}", fmt::join(tied.warnings, "\n")), HasSubstr("difference"));

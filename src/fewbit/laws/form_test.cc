@@ -96,8 +96,7 @@ TEST(FormTest, ReportedParametersHaveGradientsAndAnInverse) {
         auto up = fitted, down = fitted;
         up[j] += step;
         down[j] -= step;
-        const double numeric =
-            (parameter.value(up, {}) - parameter.value(down, {})) / (2 * step);
+        const double numeric = (parameter.value(up, {}) - parameter.value(down, {})) / (2 * step);
         EXPECT_NEAR(gradient[j], numeric, 1e-6 * (1 + std::abs(numeric))) << parameter.name;
       }
     }

@@ -24,7 +24,10 @@ std::string error_of(std::string_view text, std::vector<RowFilter> filters = {})
 }
 
 TEST(CsvTest, ReadsQuotedFieldsAndAllLineEnds) {
-  const CsvTable table = parse_csv("\xEF\xBB\xBF" "a, b\r\n\"x,\"\"y\"\"\n z\",2\n\n3,\"\"", "t");
+  const CsvTable table = parse_csv(
+      "\xEF\xBB\xBF"
+      "a, b\r\n\"x,\"\"y\"\"\n z\",2\n\n3,\"\"",
+      "t");
   EXPECT_EQ(table.columns, (std::vector<std::string>{"a", "b"}));
   ASSERT_EQ(table.records.size(), 2u);
   EXPECT_EQ(table.records[0].fields[0], "x,\"y\"\n z");
@@ -69,9 +72,8 @@ TEST(LawCsvTest, LossWithoutBitsIsTheLossBeforeQuantization) {
 }
 
 TEST(LawCsvTest, ErrorsNameFileLineColumnAndWhatIsAllowed) {
-  EXPECT_THAT(error_of("N,D\n1e9,abc\n"),
-              AllOf(HasSubstr("rows.csv:2"), HasSubstr("column D"), HasSubstr("abc"),
-                    HasSubstr("above 0")));
+  EXPECT_THAT(error_of("N,D\n1e9,abc\n"), AllOf(HasSubstr("rows.csv:2"), HasSubstr("column D"),
+                                                HasSubstr("abc"), HasSubstr("above 0")));
   EXPECT_THAT(error_of("N,D\n-3,1\n"), HasSubstr("column N"));
   EXPECT_THAT(error_of("D,bits\n1,2\n"), AllOf(HasSubstr("no column N"), HasSubstr("D, bits")));
   EXPECT_THAT(error_of("N,D\n1,2,3\n"), HasSubstr("rows.csv:2: 3 fields"));

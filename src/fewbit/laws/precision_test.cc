@@ -55,8 +55,8 @@ TEST(KumarTest, LossIsStationaryAtTheCriticalTokens) {
 
 TEST(CapacityTest, OptimalQuantizersHaveTheKnownErrors) {
   // Max (1960), and the closed form beyond his table.
-  const double midrise[] = {0.36338, 0.118846, 0.0374397, 0.0115429, 0.00349521, 0.00104005,
-                            3.04333e-4, 8.76862e-5};
+  const double midrise[] = {0.36338,    0.118846,   0.0374397,  0.0115429,
+                            0.00349521, 0.00104005, 3.04333e-4, 8.76862e-5};
   for (int bits = 1; bits <= 8; ++bits) {
     EXPECT_NEAR(optimal_midrise(bits).gmse / midrise[bits - 1], 1, 1e-5) << bits;
   }

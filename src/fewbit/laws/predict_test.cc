@@ -113,8 +113,8 @@ TEST(HullTest, TellsInsideFromOutsideAndByHowMuch) {
 TEST(FitJsonTest, ALawReadBackPredictsTheSame) {
   const LawData data = unified_rows(0.15);
   for (const char* form : {"unified", "per_bits", "exponential"}) {
-    const FitResult fit = fit_law(data, find_law_form(form), with_objective(FitObjective::log),
-                                  RowRules{});
+    const FitResult fit =
+        fit_law(data, find_law_form(form), with_objective(FitObjective::log), RowRules{});
     const auto draws = bootstrap(data, fit, {.draws = 50, .seed = 1});
     const Json document = parse_json(to_json(data, fit, &draws).dump(), "fit");
     const LawWithErrors law = law_from_json(document);
@@ -133,8 +133,8 @@ TEST(FitJsonTest, ALawReadBackPredictsTheSame) {
 
 TEST(FitJsonTest, DocumentsThatDoNotFitAreRefused) {
   const LawData data = unified_rows(0.15);
-  const FitResult fit = fit_law(data, find_law_form("per_bits"),
-                                with_objective(FitObjective::log), RowRules{});
+  const FitResult fit =
+      fit_law(data, find_law_form("per_bits"), with_objective(FitObjective::log), RowRules{});
   const Json good = to_json(data, fit, nullptr);
   EXPECT_NO_THROW(law_from_json(good));
   const auto refuses = [&](const char* key, Json value) {

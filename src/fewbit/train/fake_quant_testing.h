@@ -4,14 +4,14 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <cmath>
+#include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "fewbit/base/matrix.h"
 #include "fewbit/io/safetensors.h"
+#include "fewbit/train/adamw.h"
 
 namespace fewbit::testing {
 
@@ -78,37 +78,33 @@ inline at::Tensor leaf(const at::Tensor& value) {
   return value.detach().clone().set_requires_grad(true);
 }
 
-// AdamW on one tensor, spelled out: moments, bias correction, decoupled decay.
-class PlainAdamW {
+// Leaves under the product's optimizer.
+class Training {
  public:
-  PlainAdamW(at::Tensor parameter, double beta1, double beta2, double epsilon, double decay)
-      : parameter_(std::move(parameter)),
-        first_(at::zeros_like(parameter_)),
-        second_(at::zeros_like(parameter_)),
-        beta1_(beta1),
-        beta2_(beta2),
-        epsilon_(epsilon),
-        decay_(decay) {}
-
-  const at::Tensor& parameter() const { return parameter_; }
-  // Takes the gradient times `factor` and clears it.
-  void step(double rate, double factor = 1) {
-    const at::NoGradGuard no_gradient;
-    ++count_;
-    const at::Tensor gradient = parameter_.grad() * factor;
-    first_.mul_(beta1_).add_(gradient, 1 - beta1_);
-    second_.mul_(beta2_).addcmul_(gradient, gradient, 1 - beta2_);
-    const at::Tensor m = first_ / (1 - std::pow(beta1_, count_));
-    const at::Tensor v = second_ / (1 - std::pow(beta2_, count_));
-    parameter_.mul_(1 - rate * decay_);
-    parameter_.sub_(rate * m / (v.sqrt() + epsilon_));
-    parameter_.grad().zero_();
+  explicit Training(const AdamWOptions& options) : options_(options) {}
+  void add(const at::Tensor& leaf, bool decay, double rate_factor = 1) {
+    leaves_.push_back(leaf);
+    // The values share the memory of the leaf.
+    tensors_.push_back(trained_tensor(std::to_string(leaves_.size()), leaf.detach()));
+    tensors_.back().decay = decay;
+    tensors_.back().rate_factor = rate_factor;
+  }
+  const at::Tensor& leaf(size_t i) const { return leaves_[i]; }
+  // One update with the gradients that the leaves hold, which it clears; returns their norm.
+  double step(double learning_rate) {
+    std::vector<at::Tensor> gradients;
+    for (const at::Tensor& leaf : leaves_) gradients.push_back(leaf.grad());
+    const double norm = global_norm(gradients);
+    adamw_step(tensors_, gradients, norm, learning_rate, count_++, options_);
+    for (at::Tensor& gradient : gradients) gradient.zero_();
+    return norm;
   }
 
  private:
-  at::Tensor parameter_, first_, second_;
-  double beta1_, beta2_, epsilon_, decay_;
-  int count_ = 0;
+  AdamWOptions options_;
+  std::vector<at::Tensor> leaves_;
+  std::vector<TrainedTensor> tensors_;
+  uint64_t count_ = 0;
 };
 
 inline at::Tensor tensor_of(const Matrix& matrix) {

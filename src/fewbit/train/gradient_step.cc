@@ -1,10 +1,9 @@
 #include "fewbit/train/gradient_step.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 
 #include "fewbit/base/error.h"
+#include "fewbit/base/memory.h"
 #include "fewbit/base/threads.h"
 #include "fewbit/network/gemm.h"
 #include "fewbit/network/row_kernels.h"
@@ -20,20 +19,6 @@ constexpr size_t kPassTokens = 1024;
 constexpr size_t kAlignment = 16;
 
 size_t aligned(size_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
-
-// glibc maps and unmaps large blocks with every allocation; an activation would cost its page
-// faults anew at every step.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  static const bool done = [] {
-    constexpr int kNever = 1 << 30;
-    mallopt(M_MMAP_THRESHOLD, kNever);
-    mallopt(M_TRIM_THRESHOLD, kNever);
-    return true;
-  }();
-  (void)done;
-#endif
-}
 
 }  // namespace
 

@@ -69,16 +69,12 @@ FEWBIT_FIXTURE_TEST(EfficientQatTrajectoryFixture, "efficientqat", ".safetensors
   std::unique_ptr<FakeQuant> quantizer = make_efficient_qat(quantizer_of(file, start), start);
   if (frozen) quantizer = freeze_codes(*quantizer, start);
 
-  struct Trained {
-    testing::PlainAdamW optimizer;
-    double rate;
-  };
-  std::vector<Trained> trained;
-  const auto add = [&](const at::Tensor& tensor, const char* rate) {
-    trained.push_back({{tensor, 0.9, 0.999, 1e-8, 0}, metadata_number(file, rate)});
-  };
-  if (!frozen) add(weight, "lr_weight");
-  for (const auto& [name, tensor] : quantizer->parameters()) add(tensor, "lr_quant");
+  testing::Training training(
+      {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0, .clip_norm = 0});
+  const double peak = metadata_number(file, "lr_quant");
+  for (const auto& [name, tensor] : quantizer->parameters()) training.add(tensor, false);
+  // Both rates fall by the same schedule, to the same fraction.
+  if (!frozen) training.add(weight, false, metadata_number(file, "lr_weight") / peak);
 
   const at::Tensor losses = fixture_tensor(file, "losses");
   const int steps = metadata_integer(file, "steps");
@@ -88,10 +84,8 @@ FEWBIT_FIXTURE_TEST(EfficientQatTrajectoryFixture, "efficientqat", ".safetensors
     EXPECT_NEAR(loss.item<double>() / losses[step].item<double>(), 1, 1e-3) << "step " << step;
     if (step == steps) break;
     loss.backward();
-    for (Trained& part : trained) {
-      const double least = part.rate / metadata_number(file, "lr_min_factor");
-      part.optimizer.step(least + (part.rate - least) * (1 + std::cos(M_PI * step / steps)) / 2);
-    }
+    const double least = peak / metadata_number(file, "lr_min_factor");
+    training.step(least + (peak - least) * (1 + std::cos(M_PI * step / steps)) / 2);
   }
   EXPECT_LT(losses[steps].item<double>(), losses[0].item<double>());
   const at::Tensor final_weight = frozen ? quantizer->forward(weight) : weight;

@@ -179,10 +179,9 @@ TEST_F(ParetoQTest, TrainingLowersTheLossOfRoundToNearest) {
   for (const char* bits : kAllBits) {
     const at::Tensor weight = leaf(weight_);
     const auto quantizer = make(bits, weight_);
-    std::vector<testing::PlainAdamW> optimizers = {{weight, 0.9, 0.999, 1e-8, 0}};
-    for (const auto& [name, tensor] : quantizer->parameters()) {
-      optimizers.emplace_back(tensor, 0.9, 0.999, 1e-8, 0);
-    }
+    testing::Training training({.weight_decay = 0, .clip_norm = 0});
+    training.add(weight, false);
+    for (const auto& [name, tensor] : quantizer->parameters()) training.add(tensor, false);
     double first = 0, last = 0;
     constexpr int kSteps = 60;
     for (int step = 0; step < kSteps; ++step) {
@@ -191,7 +190,7 @@ TEST_F(ParetoQTest, TrainingLowersTheLossOfRoundToNearest) {
       loss.backward();
       last = loss.item<double>();
       if (step == 0) first = last;
-      for (auto& optimizer : optimizers) optimizer.step(0.01 * (kSteps - step) / kSteps);
+      training.step(0.01 * (kSteps - step) / kSteps);
     }
     EXPECT_LT(last, first) << bits;
   }

@@ -7,6 +7,7 @@
 #include "fewbit/base/error.h"
 #include "fewbit/testing/fixture.h"
 #include "fewbit/train/fake_quant_testing.h"
+#include "fewbit/train/schedule.h"
 
 namespace fewbit {
 namespace {
@@ -145,14 +146,20 @@ class GoldenTrajectory {
   explicit GoldenTrajectory(const SafetensorsFile& file)
       : file_(file),
         steps_(metadata_integer(file, "steps")),
-        accumulation_(metadata_integer(file, "accumulation")) {
+        accumulation_(metadata_integer(file, "accumulation")),
+        training_(optimizer_of(file)) {
+    schedule_.kind = ScheduleKind::cosine;
+    schedule_.peak = metadata_number(file, "peak_lr");
+    schedule_.warmup_steps = static_cast<uint64_t>(metadata_integer(file, "warmup_steps"));
+    schedule_.floor_fraction = 0;
     for (const std::string layer : {"1", "2"}) {
       const at::Tensor w = fixture_tensor(file, "W" + layer);
       const ScaleGroups groups = ScaleGroups::per_row(w.size(0), w.size(1));
       rules_.push_back(
           paretoq_quantizer(bits_word(file.metadata("w_bits")), groups, {.compatible = true}).rule);
-      add(leaf(w), "weight_decay");
-      add(leaf(fixture_tensor(file, "alpha" + layer + "_init")), "weight_decay_on_alpha");
+      training_.add(leaf(w), true);
+      training_.add(leaf(fixture_tensor(file, "alpha" + layer + "_init")),
+                    metadata_number(file, "weight_decay_on_alpha") != 0);
     }
   }
 
@@ -167,18 +174,23 @@ class GoldenTrajectory {
         loss += part.item<double>();
       }
       losses.push_back(loss);
-      update(step);
+      learning_rates.push_back(
+          learning_rate(schedule_, static_cast<uint64_t>(step), static_cast<uint64_t>(steps_)));
+      norms.push_back(training_.step(learning_rates.back()));
     }
   }
 
-  const at::Tensor& parameter(size_t i) const { return optimizers_[i].parameter(); }
+  const at::Tensor& parameter(size_t i) const { return training_.leaf(i); }
   std::vector<double> losses, norms, learning_rates;
 
  private:
-  void add(const at::Tensor& parameter, const char* decay) {
-    const std::vector<std::string> betas = testing::metadata_list(file_, "betas");
-    optimizers_.emplace_back(parameter, std::stod(betas.at(0)), std::stod(betas.at(1)),
-                             metadata_number(file_, "adam_eps"), metadata_number(file_, decay));
+  static AdamWOptions optimizer_of(const SafetensorsFile& file) {
+    const std::vector<std::string> betas = testing::metadata_list(file, "betas");
+    return {.beta1 = std::stod(betas.at(0)),
+            .beta2 = std::stod(betas.at(1)),
+            .epsilon = metadata_number(file, "adam_eps"),
+            .weight_decay = metadata_number(file, "weight_decay"),
+            .clip_norm = metadata_number(file, "clip_norm")};
   }
 
   at::Tensor predict(const at::Tensor& x) const {
@@ -189,28 +201,11 @@ class GoldenTrajectory {
     return at::matmul(at::matmul(x, weight(0).t()).relu(), weight(1).t());
   }
 
-  double learning_rate(int step) const {
-    const double peak = metadata_number(file_, "peak_lr");
-    const int warmup = metadata_integer(file_, "warmup_steps");
-    if (step < warmup) return peak * (step + 1) / warmup;
-    return peak * 0.5 * (1 + std::cos(M_PI * (step - warmup) / (steps_ - warmup)));
-  }
-
-  void update(int step) {
-    double square = 0;
-    for (const auto& optimizer : optimizers_) {
-      square += optimizer.parameter().grad().to(at::kDouble).square().sum().item<double>();
-    }
-    norms.push_back(std::sqrt(square));
-    learning_rates.push_back(learning_rate(step));
-    const double clip = std::min(1.0, metadata_number(file_, "clip_norm") / (norms.back() + 1e-6));
-    for (auto& optimizer : optimizers_) optimizer.step(learning_rates.back(), clip);
-  }
-
   const SafetensorsFile& file_;
   int steps_, accumulation_;
   std::vector<LevelRule> rules_;
-  std::vector<testing::PlainAdamW> optimizers_;
+  testing::Training training_;
+  Schedule schedule_;
 };
 
 FEWBIT_FIXTURE_TEST(QatTrainFixture, "qat-train", ".safetensors") {
