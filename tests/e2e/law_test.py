@@ -35,9 +35,10 @@ class LawTest(unittest.TestCase):
     def test_fit_finds_the_constants_and_predicts_with_them(self):
         rows = self.write_rows()
         fit = self.root / "fit.json"
-        text = run("law", "fit", rows, "--bootstrap", "50", "-o", fit).stdout
-        values = {line.split()[0]: float(line.split()[1]) for line in text.splitlines()
-                  if line.startswith("  ") and line.split()[0] in ("beta", "alpha", "gamma")}
+        text = run("law", "fit", rows, "--bootstrap", "50", "--hold-out", "-o", fit).stdout
+        self.assertIn("Without each run in turn", text)
+        values = {entry["name"]: entry["value"]
+                  for entry in json.loads(fit.read_text())["parameters"]}
         for name, expected in (("beta", 0.5), ("alpha", 0.25), ("gamma", 5.0)):
             self.assertAlmostEqual(values[name], expected, places=4)
         done = run("law", "predict", "--law", fit, "--params", "4M", "--tokens", "30M", "--bits", "3")
