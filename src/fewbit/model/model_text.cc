@@ -21,4 +21,12 @@ Tokenizer load_tokenizer(const Checkpoint& checkpoint) {
       parse_json(read_text_file(config, kMaxModelTextBytes), config.string()));
 }
 
+std::optional<int32_t> prefix_token(const Checkpoint& checkpoint, const Tokenizer* tokenizer) {
+  if (tokenizer != nullptr && tokenizer->special().bos) return tokenizer->special().bos;
+  if (checkpoint.spec.bos_token) return checkpoint.spec.bos_token;
+  if (tokenizer != nullptr && tokenizer->special().eos) return tokenizer->special().eos;
+  if (!checkpoint.spec.eos_tokens.empty()) return checkpoint.spec.eos_tokens.front();
+  return std::nullopt;
+}
+
 }  // namespace fewbit

@@ -1,6 +1,8 @@
 // The tokenizer of a checkpoint, wherever its files keep it.
 #pragma once
 
+#include <optional>
+
 #include "fewbit/model/checkpoint.h"
 #include "fewbit/text/tokenizer.h"
 
@@ -8,5 +10,9 @@ namespace fewbit {
 
 // Error that names the checkpoint if it has no tokenizer.
 Tokenizer load_tokenizer(const Checkpoint& checkpoint);
+
+// What stands before a text under rules that want a prefix: BOS as the tokenizer or the model names
+// it, or the EOS of one that names no BOS, for want of a better. `tokenizer` may be null.
+std::optional<int32_t> prefix_token(const Checkpoint& checkpoint, const Tokenizer* tokenizer);
 
 }  // namespace fewbit
