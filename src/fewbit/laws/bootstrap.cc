@@ -14,10 +14,8 @@
 namespace fewbit {
 namespace {
 
-// A refit starts close to its optimum: hardly any damping. Parameters end within about 1e-8
-// standard errors of it, far below what draws scatter.
-constexpr LeastSquaresOptions kRefitSettings = {
-    .max_iterations = 100, .damping = 1e-8, .tolerance = 1e-18};
+// Draws that share a workspace.
+constexpr size_t kDrawsAtATime = 16;
 // A draw that is still unusable after so many attempts never will be usable.
 constexpr size_t kMaxAttempts = 1000;
 
@@ -70,15 +68,6 @@ RunGroups group_by_run(const LawData& data, std::span<const size_t> rows) {
   return groups;
 }
 
-std::optional<Solution> refit(const FitProblem& problem, const ObjectiveOptions& options,
-                              const Eigen::VectorXd& start, std::span<const uint32_t> counts) {
-  const FitProblem sample = problem.resampled(counts);
-  if (!sample.determines_parameters()) return std::nullopt;
-  Solution solution = solve(sample, options, start, kRefitSettings);
-  if (!std::isfinite(solution.objective) || !solution.z.allFinite()) return std::nullopt;
-  return solution;
-}
-
 BootstrapResult bootstrap(const LawData& data, const FitResult& fit,
                           const BootstrapOptions& options) {
   require(options.draws > 1, "a bootstrap needs at least 2 draws, not {}", options.draws);
@@ -98,33 +87,36 @@ BootstrapResult bootstrap(const LawData& data, const FitResult& fit,
             source.groups.names.front());
   }
   result.fitted.resize(options.draws);
+  result.reported.resize(options.draws);
+  const Refitter refitter(problem, objective, start);
   std::atomic<size_t> redrawn{0};
-  parallel_for(options.draws, [&](size_t i) {
-    RandomStream random(options.seed, fmt::format("law bootstrap {}", i));
+  parallel_for_chunks(options.draws, kDrawsAtATime, [&](size_t first, size_t last) {
     std::vector<uint32_t> counts;
-    for (size_t attempt = 0; attempt < kMaxAttempts; ++attempt) {
-      if (source.draw(random, counts)) {
-        if (const auto solution = refit(problem, objective, start, counts)) {
-          result.fitted[i] = problem.to_fitted(solution->z);
-          return;
-        }
+    RefitWorkspace work;
+    for (size_t i = first; i < last; ++i) {
+      RandomStream random(options.seed, fmt::format("law bootstrap {}", i));
+      std::optional<Eigen::VectorXd> z;
+      for (size_t attempt = 0; !z; ++attempt) {
+        require(attempt < kMaxAttempts, "{}: bootstrap: {} draws in a row do not determine form {}",
+                data.source, kMaxAttempts, fit.form().name);
+        if (attempt > 0) ++redrawn;
+        if (source.draw(random, counts)) z = refitter.refit(counts, work);
       }
-      ++redrawn;
+      result.fitted[i] = problem.to_fitted(*z);
+      result.reported[i] = fit.law.form.reported_values(result.fitted[i]);
     }
-    fail("{}: bootstrap: {} draws in a row do not determine form {}", data.source, kMaxAttempts,
-         fit.form().name);
   });
   result.redrawn = redrawn;
-  for (const auto& draw : result.fitted) {
-    result.reported.push_back(fit.law.form.reported_values(draw));
-  }
-  for (size_t j = 0; j < fit.law.form.reported.size(); ++j) {
+  const size_t parameters = fit.law.form.reported.size();
+  result.intervals.resize(parameters);
+  result.standard_errors.resize(parameters);
+  parallel_for(parameters, [&](size_t j) {
     std::vector<double> values;
     for (const auto& draw : result.reported) values.push_back(draw[j]);
-    result.intervals.push_back(percentile_interval(values, options.level));
+    result.intervals[j] = percentile_interval(values, options.level);
     const double n = static_cast<double>(values.size());
-    result.standard_errors.push_back(mean_estimate(values).standard_error * std::sqrt(n));
-  }
+    result.standard_errors[j] = mean_estimate(values).standard_error * std::sqrt(n);
+  });
   return result;
 }
 

@@ -6,13 +6,13 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "fewbit/base/statistics.h"
 #include "fewbit/laws/fit.h"
+#include "fewbit/laws/refit.h"
 
 namespace fewbit {
 
@@ -47,10 +47,5 @@ struct RunGroups {
   std::vector<std::vector<uint32_t>> rows;  // indices into the rows of the fit
 };
 RunGroups group_by_run(const LawData& data, std::span<const size_t> rows);
-
-// The fit to row i counted counts[i] times, from `start` in solver coordinates; none if those rows
-// do not determine the parameters.
-std::optional<Solution> refit(const FitProblem& problem, const ObjectiveOptions& options,
-                              const Eigen::VectorXd& start, std::span<const uint32_t> counts);
 
 }  // namespace fewbit

@@ -9,7 +9,7 @@ namespace {
 
 // A column whose part orthogonal to the others is shorter than this share of it is dependent.
 constexpr double kRankTolerance = 1e-10;
-// Rows of a resampled problem whose Gram matrix has a pivot below this do not determine the fit.
+// Smallest pivot, as a share of the largest, that determines the fit.
 constexpr double kSmallestPivot = 1e-10;
 
 // Names the parameters of a dependent set of columns.
@@ -145,7 +145,7 @@ bool FitProblem::determines_parameters() const {
   if (!form_->log_linear()) return true;
   const Eigen::MatrixXd scaled = counts_.asDiagonal() * orthonormal_;
   const Eigen::LDLT<Eigen::MatrixXd> factor(scaled.transpose() * orthonormal_);
-  return factor.vectorD().minCoeff() > kSmallestPivot * factor.vectorD().maxCoeff();
+  return pivots_determine_parameters(factor.vectorD().minCoeff(), factor.vectorD().maxCoeff());
 }
 
 bool FitProblem::solve_on_log_scale(const std::vector<bool>& use, Eigen::VectorXd& z) const {
@@ -158,11 +158,17 @@ bool FitProblem::solve_on_log_scale(const std::vector<bool>& use, Eigen::VectorX
   }
   const Eigen::MatrixXd scaled = weight.asDiagonal() * orthonormal_;
   const Eigen::LDLT<Eigen::MatrixXd> factor(scaled.transpose() * orthonormal_);
-  if (!(factor.vectorD().minCoeff() > kSmallestPivot * factor.vectorD().maxCoeff())) return false;
+  if (!pivots_determine_parameters(factor.vectorD().minCoeff(), factor.vectorD().maxCoeff())) {
+    return false;
+  }
   z = factor.solve(scaled.transpose() * target);
   // One step of refinement on the residuals: the QR solution's accuracy from normal equations.
   z += factor.solve(scaled.transpose() * (target - orthonormal_ * z));
   return z.allFinite();
+}
+
+bool pivots_determine_parameters(double smallest, double largest) {
+  return smallest > kSmallestPivot * largest;
 }
 
 std::vector<uint32_t> resample_counts(std::span<const uint32_t> indices, size_t rows) {

@@ -41,6 +41,8 @@ class FitProblem {
   const Eigen::VectorXd& ln_values() const { return ln_values_; }
   const Eigen::VectorXd& standard_errors() const { return standard_errors_; }
   const Eigen::VectorXd& counts() const { return counts_; }
+  // Log-linear forms: Q, [rows, parameters].
+  const Eigen::MatrixXd& orthonormal() const { return orthonormal_; }
 
   // Fills eta, and the Jacobian if it is asked for.
   void evaluate(const Eigen::VectorXd& z, bool with_jacobian, FitWorkspace& work) const;
@@ -69,6 +71,10 @@ class FitProblem {
   Eigen::MatrixXd orthonormal_;  // Q
   Eigen::MatrixXd triangular_;   // R
 };
+
+// False if the Gram matrix of Q's rows, each as often as it counts, has pivots so unequal that the
+// rows do not determine the parameters.
+bool pivots_determine_parameters(double smallest, double largest);
 
 // How often each of `rows` indices was drawn.
 std::vector<uint32_t> resample_counts(std::span<const uint32_t> indices, size_t rows);
