@@ -24,9 +24,7 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-}  // namespace
-
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = kMultiplier0 * c[0], p1 = kMultiplier1 * c[2];
     c = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k[0], static_cast<uint32_t>(p1),
@@ -35,6 +33,17 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> c, std::array<uint32_
     k[1] += kWeyl1;
   }
   return c;
+}
+
+// Words 4 index to 4 index + 3 of a stream.
+std::array<uint32_t, 4> words_at(uint64_t index, std::array<uint32_t, 2> key) {
+  return philox({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0}, key);
+}
+
+}  // namespace
+
+std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  return philox(counter, key);
 }
 
 RandomStream::RandomStream(uint64_t seed, std::string_view purpose) {
@@ -47,16 +56,24 @@ void RandomStream::set_position(uint64_t position) { position_ = position; }
 uint32_t RandomStream::next_u32() {
   const uint64_t index = position_ / 4;
   if (index != block_index_) {
-    block_ =
-        philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0}, key_);
+    block_ = words_at(index, key_);
     block_index_ = index;
   }
   return block_[position_++ % 4];
 }
 
 uint64_t RandomStream::next_u64() {
-  const uint64_t low = next_u32();
-  return low | (static_cast<uint64_t>(next_u32()) << 32);
+  const uint64_t index = position_ / 4, word = position_ % 4;
+  if (word == 3) {  // the only pair that lies in two blocks
+    const uint64_t low = next_u32();
+    return low | (static_cast<uint64_t>(next_u32()) << 32);
+  }
+  if (index != block_index_) {
+    block_ = words_at(index, key_);
+    block_index_ = index;
+  }
+  position_ += 2;
+  return block_[word] | (static_cast<uint64_t>(block_[word + 1]) << 32);
 }
 
 double RandomStream::uniform() { return static_cast<double>(next_u64() >> 11) * 0x1p-53; }
@@ -68,10 +85,12 @@ double RandomStream::normal() {
 }
 
 uint64_t RandomStream::below(uint64_t bound) {
-  // Values at and above the largest multiple of `bound` are drawn again.
-  const uint64_t limit = UINT64_MAX - UINT64_MAX % bound;
+  // Values at and above the largest multiple of `bound` are drawn again. Only the last `bound`
+  // values can be such: hardly ever is the division for the limit needed.
   uint64_t value = next_u64();
-  while (value >= limit) value = next_u64();
+  while (value > UINT64_MAX - bound && value >= UINT64_MAX - UINT64_MAX % bound) {
+    value = next_u64();
+  }
   return value % bound;
 }
 
