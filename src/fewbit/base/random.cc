@@ -4,6 +4,8 @@
 #include <numbers>
 #include <numeric>
 
+#include "fewbit/base/random_key.h"
+
 namespace fewbit {
 namespace {
 
@@ -46,10 +48,13 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
   return philox(counter, key);
 }
 
-RandomStream::RandomStream(uint64_t seed, std::string_view purpose) {
+std::array<uint32_t, 2> stream_key(uint64_t seed, std::string_view purpose) {
   const uint64_t key = mix(mix(seed + 0x9e3779b97f4a7c15ull) ^ hash_text(purpose));
-  key_ = {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
+  return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
 }
+
+RandomStream::RandomStream(uint64_t seed, std::string_view purpose)
+    : key_(stream_key(seed, purpose)) {}
 
 void RandomStream::set_position(uint64_t position) { position_ = position; }
 

@@ -10,6 +10,7 @@
 #include "fewbit/base/random.h"
 #include "fewbit/base/threads.h"
 #include "fewbit/laws/fit_statistics.h"
+#include "fewbit/laws/row_sampler.h"
 
 namespace fewbit {
 namespace {
@@ -21,25 +22,49 @@ constexpr size_t kMaxAttempts = 1000;
 
 struct DrawSource {
   const FitProblem& problem;
+  uint64_t seed;
   RunGroups groups;  // empty: by row
   bool needs_two_sizes;
+};
+
+// The attempts at one draw after the other.
+class Draws {
+ public:
+  explicit Draws(const DrawSource& source) : source_(source), rows_(source.problem.rows()) {}
+
+  void start(size_t index) {
+    const std::string purpose = fmt::format("law bootstrap {}", index);
+    if (source_.groups.rows.empty()) {
+      rows_.restart(source_.seed, purpose);
+    } else {
+      runs_ = RandomStream(source_.seed, purpose);
+    }
+  }
 
   // False if fewer than two model sizes were drawn where the law needs them.
-  bool draw(RandomStream& random, std::vector<uint32_t>& counts) const {
-    counts.assign(problem.rows(), 0);
-    if (groups.rows.empty()) {
-      for (size_t i = 0; i < counts.size(); ++i) ++counts[random.below(counts.size())];
+  bool attempt(std::vector<uint32_t>& counts) {
+    const auto& groups = source_.groups.rows;
+    if (groups.empty()) {
+      rows_.draw(counts);
       return true;
     }
+    counts.assign(source_.problem.rows(), 0);
     std::set<double> sizes;
-    for (size_t i = 0; i < groups.rows.size(); ++i) {
-      for (const uint32_t row : groups.rows[random.below(groups.rows.size())]) {
+    for (size_t i = 0; i < groups.size(); ++i) {
+      for (const uint32_t row : groups[runs_.below(groups.size())]) {
         ++counts[row];
-        if (needs_two_sizes) sizes.insert(problem.points()[row][LawVariable::params]);
+        if (source_.needs_two_sizes) {
+          sizes.insert(source_.problem.points()[row][LawVariable::params]);
+        }
       }
     }
-    return !needs_two_sizes || sizes.size() >= 2;
+    return !source_.needs_two_sizes || sizes.size() >= 2;
   }
+
+ private:
+  const DrawSource& source_;
+  RowSampler rows_;
+  RandomStream runs_{0, ""};
 };
 
 bool has_two_sizes(const std::vector<LawPoint>& points) {
@@ -74,8 +99,10 @@ BootstrapResult bootstrap(const LawData& data, const FitResult& fit,
   const FitProblem problem = problem_of(data, fit);
   const ObjectiveOptions objective = fit.options.for_quantity(fit.form().quantity);
   const Eigen::VectorXd start = problem.to_solver(fit.law.fitted);
-  DrawSource source{
-      problem, {}, fit.form().reads(LawVariable::params) && has_two_sizes(fit.points)};
+  DrawSource source{problem,
+                    options.seed,
+                    {},
+                    fit.form().reads(LawVariable::params) && has_two_sizes(fit.points)};
   BootstrapResult result;
   result.options = options;
   result.clusters = fit.n();
@@ -91,16 +118,17 @@ BootstrapResult bootstrap(const LawData& data, const FitResult& fit,
   const Refitter refitter(problem, objective, start);
   std::atomic<size_t> redrawn{0};
   parallel_for_chunks(options.draws, kDrawsAtATime, [&](size_t first, size_t last) {
+    Draws draws(source);
     std::vector<uint32_t> counts;
     RefitWorkspace work;
     for (size_t i = first; i < last; ++i) {
-      RandomStream random(options.seed, fmt::format("law bootstrap {}", i));
+      draws.start(i);
       std::optional<Eigen::VectorXd> z;
       for (size_t attempt = 0; !z; ++attempt) {
         require(attempt < kMaxAttempts, "{}: bootstrap: {} draws in a row do not determine form {}",
                 data.source, kMaxAttempts, fit.form().name);
         if (attempt > 0) ++redrawn;
-        if (source.draw(random, counts)) z = refitter.refit(counts, work);
+        if (draws.attempt(counts)) z = refitter.refit(counts, work);
       }
       result.fitted[i] = problem.to_fitted(*z);
       result.reported[i] = fit.law.form.reported_values(result.fitted[i]);

@@ -19,7 +19,7 @@ constexpr double kLeastContraction = 0.25;
 constexpr int kMaxNewtonSteps = 12;
 // Errors square from step to step up to a factor that changes slowly: the decrement that follows is
 // foreseen to this factor with a wide margin.
-constexpr double kForesight = 100;
+constexpr double kForesight = 10;
 
 // Matrices small enough to live on the stack.
 using SmallVector = Eigen::Matrix<double, Eigen::Dynamic, 1, 0, kMaxRefitParameters, 1>;
