@@ -10,6 +10,7 @@
 #include "fewbit/base/random.h"
 #include "fewbit/base/threads.h"
 #include "fewbit/laws/fit_statistics.h"
+#include "fewbit/laws/refit.h"
 #include "fewbit/laws/row_sampler.h"
 
 namespace fewbit {

@@ -12,7 +12,6 @@
 
 #include "fewbit/base/statistics.h"
 #include "fewbit/laws/fit.h"
-#include "fewbit/laws/refit.h"
 
 namespace fewbit {
 

@@ -4,6 +4,7 @@
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/threads.h"
+#include "fewbit/laws/refit.h"
 #include "fewbit/laws/test_rows.h"
 
 namespace fewbit {

@@ -6,6 +6,7 @@
 
 #include "fewbit/base/error.h"
 #include "fewbit/laws/bootstrap.h"
+#include "fewbit/laws/refit.h"
 
 namespace fewbit {
 namespace {

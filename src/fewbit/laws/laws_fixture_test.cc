@@ -19,6 +19,7 @@
 #include "fewbit/laws/kumar.h"
 #include "fewbit/laws/predict.h"
 #include "fewbit/laws/presets.h"
+#include "fewbit/laws/refit.h"
 #include "fewbit/laws/weight_fluctuation.h"
 #include "fewbit/testing/fixture.h"
 
