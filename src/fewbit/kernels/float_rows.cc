@@ -80,12 +80,12 @@ float ordered_dot(std::span<const float> a, std::span<const float> b) {
   return sums[0];
 }
 
-void multiply_float_rows(const FloatRows& weights, size_t first_row, size_t last_row,
-                         MatrixView<const float> x, MatrixView<float> y) {
-  Matrix tile(std::min(kRowsPerTile, last_row - first_row), weights.cols);
+void multiply_decoded_rows(const DecodeRows& decode, size_t first_row, size_t last_row,
+                           MatrixView<const float> x, MatrixView<float> y) {
+  Matrix tile(std::min(kRowsPerTile, last_row - first_row), x.cols());
   for (size_t row = first_row; row < last_row; row += kRowsPerTile) {
     const size_t count = std::min(kRowsPerTile, last_row - row);
-    weights.decode(row, tile.view().rows_from(0, count));
+    decode(row, tile.view().rows_from(0, count));
     for (size_t t = 0; t < x.rows(); ++t) {
       for (size_t r = 0; r < count; ++r) y(t, row + r) = ordered_dot(tile.row(r), x.row(t));
     }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -49,12 +50,15 @@ struct FloatRows {
   void decode(size_t first_row, MatrixView<float> out) const;
 };
 
+// Decodes rows [first_row, first_row + out.rows()).
+using DecodeRows = std::function<void(size_t first_row, MatrixView<float> out)>;
+
 // y[t][r] for the rows [first_row, last_row): sums of kSumLanes interleaved partial sums, added up
 // pairwise, whatever the number of tokens.
-void multiply_float_rows(const FloatRows& weights, size_t first_row, size_t last_row,
-                         MatrixView<const float> x, MatrixView<float> y);
+void multiply_decoded_rows(const DecodeRows& decode, size_t first_row, size_t last_row,
+                           MatrixView<const float> x, MatrixView<float> y);
 
-// The dot product as multiply_float_rows orders it.
+// The dot product as multiply_decoded_rows orders it.
 inline constexpr size_t kSumLanes = 16;
 float ordered_dot(std::span<const float> a, std::span<const float> b);
 

@@ -1,23 +1,18 @@
 #include "fewbit/kernels/packed_matrix.h"
 
 #include <algorithm>
-#include <cctype>
-#include <limits>
+#include <optional>
 
 #include "fewbit/base/error.h"
-#include "fewbit/base/half.h"
-#include "fewbit/base/threads.h"
 #include "fewbit/formats/ggml_blocks.h"
 #include "fewbit/kernels/packed_contents.h"
+#include "fewbit/kernels/panel_pack.h"
 
 namespace fewbit {
 namespace {
 
 // No weight matrix comes near this extent; products of two sizes cannot overflow.
 constexpr size_t kMaxExtent = size_t{1} << 30;
-// Rows of one task: enough work to outweigh the hand-over between threads.
-constexpr size_t kRowsPerTask = 16;
-
 void check_shape(size_t rows, size_t cols) {
   require(rows <= kMaxExtent && cols <= kMaxExtent,
           "a matrix of shape [{}, {}]; at most {} rows and columns", rows, cols, kMaxExtent);
@@ -45,7 +40,13 @@ PackedMatrix PackedMatrix::from_ggml(GgmlType type, size_t rows, size_t cols,
   contents->rows = rows;
   contents->cols = cols;
   contents->format = info.name;
-  contents->data = {rows, cols, GgmlRows{type, take(bytes, storage)}};
+  if (storage == Storage::repacked && has_panels(type)) {
+    PanelSum panels;
+    panels.terms.push_back(pack_ggml(type, rows, cols, bytes));
+    contents->data = std::move(panels);
+  } else {
+    contents->data = FloatRows{rows, cols, GgmlRows{type, take(bytes, storage)}};
+  }
   return PackedMatrix(std::move(contents));
 }
 
@@ -61,7 +62,7 @@ PackedMatrix PackedMatrix::from_dense(Dtype dtype, size_t rows, size_t cols,
   contents->rows = rows;
   contents->cols = cols;
   contents->format = word_of_float_dtype(dtype);
-  contents->data = {rows, cols, DenseRows{dtype, take(bytes, storage)}};
+  contents->data = FloatRows{rows, cols, DenseRows{dtype, take(bytes, storage)}};
   return PackedMatrix(std::move(contents));
 }
 
@@ -80,57 +81,75 @@ PackedMatrix PackedMatrix::from_quantized(const QuantizedMatrix& matrix) {
   contents->rows = matrix.rows();
   contents->cols = matrix.cols();
   contents->format = matrix.describe();
-  contents->data = {matrix.rows(), matrix.cols(),
-                    QuantizedRows{std::make_shared<const QuantizedMatrix>(matrix)}};
+  auto shared = std::make_shared<const QuantizedMatrix>(matrix);
+  PanelSum panels{{}, matrix.input(), matrix.output(), {}};
+  for (const Term& term : matrix.terms()) {
+    std::optional<PanelMatrix> packed = pack_plane(term.plane);
+    if (!packed) break;
+    panels.terms.push_back(std::move(*packed));
+  }
+  if (!panels.terms.empty() && panels.terms.size() == matrix.terms().size()) {
+    if (!panels.output.is_identity()) panels.source = std::move(shared);
+    contents->data = std::move(panels);
+  } else {
+    contents->data = FloatRows{matrix.rows(), matrix.cols(), QuantizedRows{std::move(shared)}};
+  }
   return PackedMatrix(std::move(contents));
+}
+
+size_t PanelSum::bytes() const {
+  size_t sum = 0;
+  for (const PanelMatrix& term : terms) sum += term.bytes();
+  return sum;
+}
+
+void PanelSum::decode_terms(size_t first_row, MatrixView<float> out) const {
+  terms.front().decode(first_row, out);
+  if (terms.size() == 1) return;
+  Matrix term(out.rows(), out.cols());
+  for (size_t k = 1; k < terms.size(); ++k) {
+    terms[k].decode(first_row, term.view());
+    for (size_t r = 0; r < out.rows(); ++r) {
+      for (size_t c = 0; c < out.cols(); ++c) out(r, c) += term(r, c);
+    }
+  }
 }
 
 size_t PackedMatrix::rows() const { return contents_->rows; }
 size_t PackedMatrix::cols() const { return contents_->cols; }
-size_t PackedMatrix::bytes() const { return contents_->data.bytes(); }
 const std::string& PackedMatrix::format() const { return contents_->format; }
-std::string PackedMatrix::layout() const { return "rows decoded to floats"; }
-bool PackedMatrix::has_integer_kernel() const { return false; }
+bool PackedMatrix::has_integer_kernel() const {
+  return std::holds_alternative<PanelSum>(contents_->data);
+}
+
+size_t PackedMatrix::bytes() const {
+  return std::visit([](const auto& data) { return data.bytes(); }, contents_->data);
+}
+
+std::string PackedMatrix::layout() const {
+  const auto* panels = std::get_if<PanelSum>(&contents_->data);
+  if (!panels) return "rows decoded to floats";
+  std::string text = "panels of ";
+  for (const PanelMatrix& term : panels->terms) {
+    if (&term != panels->terms.data()) text += " + ";
+    text += describe_codes(term.format().codes);
+  }
+  return text;
+}
 
 void PackedMatrix::dequantize_rows(size_t first_row, MatrixView<float> out) const {
   require(out.cols() == cols() && first_row <= rows() && out.rows() <= rows() - first_row,
           "rows {} to {} of {} columns asked of a matrix [{}, {}]", first_row,
           first_row + out.rows(), out.cols(), rows(), cols());
-  contents_->data.decode(first_row, out);
-}
-
-void matmul_shared(std::span<const Product> products, MatrixView<const float> x, Activations) {
-  struct Task {
-    const Product* product;
-    size_t first, last;
-  };
-  std::vector<Task> tasks;
-  for (const Product& product : products) {
-    const PackedMatrix& weights = *product.weights;
-    require(x.cols() == weights.cols() && product.y.rows() == x.rows() &&
-                product.y.cols() == weights.rows(),
-            "a product of [{}, {}] weights with [{}, {}] inputs into [{}, {}] outputs",
-            weights.rows(), weights.cols(), x.rows(), x.cols(), product.y.rows(), product.y.cols());
-    for (size_t first = 0; first < weights.rows(); first += kRowsPerTask) {
-      tasks.push_back({&product, first, std::min(first + kRowsPerTask, weights.rows())});
-    }
+  const auto* panels = std::get_if<PanelSum>(&contents_->data);
+  if (!panels) {
+    std::get<FloatRows>(contents_->data).decode(first_row, out);
+  } else if (panels->source) {
+    panels->source->dequantize_rows(first_row, out);
+  } else {
+    panels->decode_terms(first_row, out);
+    for (size_t r = 0; r < out.rows(); ++r) apply_transposed(panels->input, out.row(r));
   }
-  parallel_for(tasks.size(), [&](size_t i) {
-    const Task& task = tasks[i];
-    multiply_float_rows(task.product->weights->contents().data, task.first, task.last, x,
-                        task.product->y);
-  });
-}
-
-void matmul(const PackedMatrix& weights, MatrixView<const float> x, MatrixView<float> y,
-            Activations activations) {
-  const Product product{&weights, y};
-  matmul_shared({&product, 1}, x, activations);
-}
-
-void matvec(const PackedMatrix& weights, std::span<const float> x, std::span<float> y,
-            Activations activations) {
-  matmul(weights, {x.data(), 1, x.size()}, {y.data(), 1, y.size()}, activations);
 }
 
 }  // namespace fewbit

@@ -1,0 +1,432 @@
+#include "fewbit/kernels/panel_products.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <vector>
+
+#define HWY_WANT_AVX3_DL
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "fewbit/kernels/panel_products.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+//
+#include "fewbit/kernels/panel_scales-inl.h"
+#include "fewbit/kernels/panel_unpack-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fewbit {
+namespace HWY_NAMESPACE {
+#if FEWBIT_PANEL_SIMD
+
+// Columns whose scales are expanded at a time: 16-column units with mins take 8 KiB of floats.
+constexpr size_t kScaleColumns = 1024;
+
+FEWBIT_PANEL_INLINE V32 BroadcastQuad(const int8_t* x, size_t index) {
+  int32_t quad;
+  std::memcpy(&quad, x + kQuadColumns * index, sizeof quad);
+  return hn::Set(D32(), quad);
+}
+
+template <int kPower>
+FEWBIT_PANEL_INLINE V32 DividePower(V32 v) {
+  if constexpr (kPower < 0) return hn::ShiftLeft<-kPower>(v);
+  if constexpr (kPower > 0) return hn::ShiftRight<kPower>(v);
+  return v;
+}
+
+template <class Unpack, size_t... kQuad>
+FEWBIT_PANEL_INLINE V32 CombineRaw(const V32* acc, std::index_sequence<kQuad...>) {
+  V32 total = hn::Zero(D32());
+  ((total = hn::Add(total, DividePower<Unpack::kPower[kQuad]>(acc[kQuad]))), ...);
+  return total;
+}
+
+FEWBIT_PANEL_INLINE void PrefetchCodes(const uint8_t* codes, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(codes + kPrefetchAhead + i);
+}
+
+// Sums of value * x over one unit.
+template <class Unpack>
+FEWBIT_PANEL_INLINE void UnitDot(const Unpack& unpack, const uint8_t* codes, size_t unit,
+                                 size_t unit_columns, const int8_t* x, V32* totals) {
+  // Several sums hide the latency of the dot product.
+  constexpr bool kRaw = kUnsignedDot && !Unpack::kWide;
+  constexpr size_t kSums = kRaw ? Unpack::kQuads : 4;
+  V32 sums[kParts][kSums];
+  for (size_t part = 0; part < kParts; ++part) {
+    for (size_t i = 0; i < kSums; ++i) sums[part][i] = hn::Zero(D32());
+  }
+  const size_t steps = unit_columns / Unpack::kColumns;
+  for (size_t s = unit * steps; s < (unit + 1) * steps; ++s) {
+    PrefetchCodes(codes + s * Unpack::kBytes, Unpack::kBytes);
+    for (size_t part = 0; part < kParts; ++part) {
+      V8 quads[Unpack::kQuads];
+      unpack.template Step<kRaw>(codes, s, part, quads);
+      for (size_t q = 0; q < Unpack::kQuads; ++q) {
+        const V32 activations = BroadcastQuad(x, s * Unpack::kQuads + q);
+        V32& sum = sums[part][q % kSums];
+        sum = Unpack::kWide ? DotWide(sum, quads[q], activations)
+                            : DotUnsigned(sum, quads[q], activations);
+      }
+    }
+  }
+  for (size_t part = 0; part < kParts; ++part) {
+    if constexpr (kRaw) {
+      totals[part] = CombineRaw<Unpack>(sums[part], std::make_index_sequence<kSums>());
+    } else {
+      totals[part] =
+          hn::Add(hn::Add(sums[part][0], sums[part][1]), hn::Add(sums[part][2], sums[part][3]));
+    }
+  }
+}
+
+// Trits: with unsigned dot products the digits need not be isolated,
+// sum t x = (3 sum b x - sum b' x) / 256.
+struct UnpackTrits {
+  static constexpr bool kWide = false;
+};
+FEWBIT_PANEL_INLINE void UnitDot(const UnpackTrits&, const uint8_t* codes, size_t unit, size_t,
+                                 const int8_t* x, V32* totals) {
+  const D32 di;
+  codes += unit * kTritVectors * kQuadBytes;
+  x += unit * kTritUnit;
+  for (size_t part = 0; part < kParts; ++part) {
+    V32 even = hn::Zero(di), odd = hn::Zero(di), next_even = hn::Zero(di), next_odd = hn::Zero(di);
+    for (size_t v = 0; v < kTritVectors; ++v) {
+      hwy::Prefetch(codes + kPrefetchAhead + v * kQuadBytes);
+      V8 bytes = LoadCodes(codes, v * kQuadBytes, part);
+      const size_t count = v + 1 < kTritVectors ? kTritsPerByte : kLastTritQuads;
+      for (size_t n = 0; n < count; ++n) {
+        const V32 activations = BroadcastQuad(x, v * kTritsPerByte + n);
+        const V8 next = TripleBytes(bytes);
+        if constexpr (kUnsignedDot) {
+          V32& sum = n % 2 ? odd : even;
+          V32& next_sum = n % 2 ? next_odd : next_even;
+          sum = DotUnsigned(sum, bytes, activations);
+          next_sum = DotUnsigned(next_sum, next, activations);
+        } else {
+          even = DotUnsigned(even, LeadingTrit(bytes), activations);
+        }
+        bytes = next;
+      }
+    }
+    if constexpr (kUnsignedDot) {
+      const V32 sum = hn::Add(even, odd);
+      totals[part] =
+          hn::ShiftRight<8>(hn::Sub(hn::Add(hn::Add(sum, sum), sum), hn::Add(next_even, next_odd)));
+    } else {
+      totals[part] = even;
+    }
+  }
+}
+
+// Codes of wide layouts come less 128 where the dot product is signed.
+template <class Unpack>
+FEWBIT_PANEL_INLINE int32_t EffectiveOffset(const PanelFormat& format) {
+  return Unpack::kWide && !kUnsignedDot ? format.offset - 128 : format.offset;
+}
+
+template <class Unpack>
+FEWBIT_PANEL_ATTR void Matvec(const Unpack& unpack, const PanelMatrix& weights, size_t first_panel,
+                              size_t last_panel, const ActivationTile& x, float* HWY_RESTRICT y) {
+  const DF d;
+  const D32 di;
+  const PanelFormat& format = weights.format();
+  const size_t unit_columns = format.unit_columns, units = weights.units();
+  const size_t chunk = HWY_MAX(size_t{1}, kScaleColumns / unit_columns);
+  const bool has_mins = format.has_mins();
+  const int32_t offset = EffectiveOffset<Unpack>(format);
+  HWY_ALIGN float scales[kScaleColumns / 16 * kPanelHeight],
+      mins[kScaleColumns / 16 * kPanelHeight];
+  for (size_t panel = first_panel; panel < last_panel; ++panel, y += kPanelHeight) {
+    const uint8_t* codes = weights.panel_codes(panel);
+    VF sums[kParts];
+    for (size_t part = 0; part < kParts; ++part) sums[part] = hn::Zero(d);
+    for (size_t first = 0; first < units; first += chunk) {
+      const size_t count = HWY_MIN(chunk, units - first);
+      ExpandScales(format, weights.panel_scales(panel), first, count, scales, mins);
+      for (size_t i = 0; i < count; ++i) {
+        const size_t unit = first + i;
+        V32 totals[kParts];
+        UnitDot(unpack, codes, unit, unit_columns, x.codes, totals);
+        const V32 shift = hn::Set(di, offset * x.sums[unit]);
+        const VF activation = hn::Set(d, x.scales[unit]);
+        for (size_t part = 0; part < kParts; ++part) {
+          const size_t place = i * kPanelHeight + part * kPartRows;
+          const VF dot = hn::ConvertTo(d, hn::Sub(totals[part], shift));
+          const VF scale = hn::Mul(hn::Load(d, scales + place), activation);
+          sums[part] = hn::MulAdd(dot, scale, sums[part]);
+          if (has_mins) {
+            sums[part] =
+                hn::MulAdd(hn::Load(d, mins + place), hn::Set(d, x.scaled_sums[unit]), sums[part]);
+          }
+        }
+      }
+    }
+    for (size_t part = 0; part < kParts; ++part) hn::StoreU(sums[part], d, y + part * kPartRows);
+  }
+}
+
+// Calls `body` with the unpacker of a layout.
+template <class Body>
+FEWBIT_PANEL_INLINE void WithUnpacker(const PanelFormat& format, const Body& body) {
+  switch (format.codes) {
+    case CodeLayout::bits1:
+      return body(UnpackBits1{});
+    case CodeLayout::bits2:
+      return body(UnpackBits2{});
+    case CodeLayout::bits3:
+      return body(UnpackBits3{});
+    case CodeLayout::bits4:
+      return body(UnpackBits4{});
+    case CodeLayout::bits5:
+      return body(UnpackBits5{});
+    case CodeLayout::bits6:
+      return body(UnpackBits6{});
+    case CodeLayout::bits8:
+      return body(UnpackBits8{});
+    case CodeLayout::table4:
+      return body(UnpackTable4(format.table));
+    case CodeLayout::trits5:
+      return body(UnpackTrits{});
+  }
+}
+
+FEWBIT_PANEL_ATTR void MultiplyOne(const PanelMatrix& weights, size_t first_panel,
+                                   size_t last_panel, const ActivationTile& x, float* y) {
+  WithUnpacker(weights.format(), [&](const auto& unpack) FEWBIT_PANEL_ATTR {
+    Matvec(unpack, weights, first_panel, last_panel, x, y);
+  });
+}
+
+// --- Several tokens ------------------------------------------------------------------------------
+
+// Panels multiplied together and tokens of a tile: their sums fill the registers.
+constexpr size_t kTilePanels = kParts == 1 ? 2 : 1;
+constexpr size_t kTileTokens = kParts == 1 ? 6 : kParts == 2 ? 4 : 2;
+// Columns decoded at a time: two panels take half of the first-level cache.
+constexpr size_t kDecodedColumns = 512;
+
+// One unit as bytes, quad after quad.
+template <class Unpack>
+FEWBIT_PANEL_INLINE void DecodeUnit(const Unpack& unpack, const uint8_t* codes, size_t unit,
+                                    size_t unit_columns, uint8_t* HWY_RESTRICT target) {
+  const size_t steps = unit_columns / Unpack::kColumns;
+  for (size_t s = 0; s < steps; ++s) {
+    for (size_t part = 0; part < kParts; ++part) {
+      V8 quads[Unpack::kQuads];
+      unpack.template Step<false>(codes, unit * steps + s, part, quads);
+      for (size_t q = 0; q < Unpack::kQuads; ++q) {
+        hn::StoreU(quads[q], D8(),
+                   target + (s * Unpack::kQuads + q) * kQuadBytes + part * kVectorBytes);
+      }
+    }
+  }
+}
+
+FEWBIT_PANEL_INLINE void DecodeUnit(const UnpackTrits&, const uint8_t* codes, size_t unit, size_t,
+                                    uint8_t* HWY_RESTRICT target) {
+  codes += unit * kTritVectors * kQuadBytes;
+  for (size_t v = 0; v < kTritVectors; ++v) {
+    for (size_t part = 0; part < kParts; ++part) {
+      V8 bytes = LoadCodes(codes, v * kQuadBytes, part);
+      const size_t count = v + 1 < kTritVectors ? kTritsPerByte : kLastTritQuads;
+      for (size_t n = 0; n < count; ++n) {
+        hn::StoreU(LeadingTrit(bytes), D8(),
+                   target + (v * kTritsPerByte + n) * kQuadBytes + part * kVectorBytes);
+        bytes = TripleBytes(bytes);
+      }
+    }
+  }
+}
+
+// Decoded columns of kTilePanels panels.
+struct DecodedBlock {
+  size_t units, quads_per_unit;
+  size_t panel_bytes, panel_floats;  // from one panel to the next
+  const uint8_t* codes;
+  const float *scales, *mins;  // mins: null if there are none
+  int32_t offset;
+};
+
+// sums [kTokens][kTilePanels][16] += block times the tile's columns.
+template <size_t kTokens, bool kWide>
+FEWBIT_PANEL_ATTR void MultiplyTile(const DecodedBlock& block, const int8_t* HWY_RESTRICT x,
+                                    const float* HWY_RESTRICT x_scales,
+                                    const int32_t* HWY_RESTRICT x_sums,
+                                    const float* HWY_RESTRICT x_scaled_sums,
+                                    float* HWY_RESTRICT sums) {
+  const DF d;
+  const D32 di;
+  constexpr size_t kVectors = kTilePanels * kParts;
+  for (size_t u = 0; u < block.units; ++u) {
+    V32 dots[kTokens][kVectors];
+    for (size_t t = 0; t < kTokens; ++t) {
+      const V32 start = hn::Set(di, -block.offset * x_sums[u * kTokens + t]);
+      for (size_t v = 0; v < kVectors; ++v) dots[t][v] = start;
+    }
+    const uint8_t* codes = block.codes + u * block.quads_per_unit * kQuadBytes;
+    const int8_t* quads = x + u * block.quads_per_unit * kTokens * kQuadColumns;
+    for (size_t k = 0; k < block.quads_per_unit; ++k) {
+      V8 weights[kVectors];
+      for (size_t v = 0; v < kVectors; ++v) {
+        weights[v] = hn::LoadU(D8(), codes + v / kParts * block.panel_bytes + k * kQuadBytes +
+                                         v % kParts * kVectorBytes);
+      }
+      for (size_t t = 0; t < kTokens; ++t) {
+        const V32 activations = BroadcastQuad(quads, k * kTokens + t);
+        for (size_t v = 0; v < kVectors; ++v) {
+          dots[t][v] = kWide ? DotWide(dots[t][v], weights[v], activations)
+                             : DotUnsigned(dots[t][v], weights[v], activations);
+        }
+      }
+    }
+    for (size_t v = 0; v < kVectors; ++v) {
+      const size_t place =
+          v / kParts * block.panel_floats + u * kPanelHeight + v % kParts * kPartRows;
+      const VF scale = hn::LoadU(d, block.scales + place);
+      for (size_t t = 0; t < kTokens; ++t) {
+        float* target = sums + (t * kVectors + v) * kPartRows;
+        const VF factor = hn::Mul(scale, hn::Set(d, x_scales[u * kTokens + t]));
+        VF sum = hn::MulAdd(hn::ConvertTo(d, dots[t][v]), factor, hn::LoadU(d, target));
+        if (block.mins) {
+          sum = hn::MulAdd(hn::LoadU(d, block.mins + place),
+                           hn::Set(d, x_scaled_sums[u * kTokens + t]), sum);
+        }
+        hn::StoreU(sum, d, target);
+      }
+    }
+  }
+}
+
+template <bool kWide>
+FEWBIT_PANEL_ATTR void MultiplyTileOf(size_t width, const DecodedBlock& block, const int8_t* x,
+                                      const float* x_scales, const int32_t* x_sums,
+                                      const float* x_scaled_sums, float* sums) {
+  static_assert(kTileTokens <= 6);
+  switch (width) {
+    case 1:
+      return MultiplyTile<1, kWide>(block, x, x_scales, x_sums, x_scaled_sums, sums);
+    case 2:
+      return MultiplyTile<2, kWide>(block, x, x_scales, x_sums, x_scaled_sums, sums);
+    case 3:
+      return MultiplyTile<3, kWide>(block, x, x_scales, x_sums, x_scaled_sums, sums);
+    case 4:
+      return MultiplyTile<4, kWide>(block, x, x_scales, x_sums, x_scaled_sums, sums);
+    case 5:
+      return MultiplyTile<5, kWide>(block, x, x_scales, x_sums, x_scaled_sums, sums);
+    default:
+      return MultiplyTile<6, kWide>(block, x, x_scales, x_sums, x_scaled_sums, sums);
+  }
+}
+
+template <class Unpack>
+FEWBIT_PANEL_ATTR void Matmul(const Unpack& unpack, const PanelMatrix& weights, size_t first_panel,
+                              size_t last_panel, const QuantizedActivations& x, size_t first_tile,
+                              size_t last_tile, MatrixView<float> y) {
+  const PanelFormat& format = weights.format();
+  const size_t unit_columns = format.unit_columns, units = weights.units();
+  // Trit units of 256 and rows of one long unit decide the block; super-blocks divide it.
+  const size_t chunk = HWY_MAX(size_t{1}, kDecodedColumns / unit_columns);
+  const size_t panel_bytes = chunk * unit_columns * kPanelHeight;
+  const size_t panel_floats = chunk * kPanelHeight;
+  std::vector<uint8_t, PanelAllocator<uint8_t>> codes(kTilePanels * panel_bytes);
+  AlignedFloats scales(kTilePanels * panel_floats), mins(format.has_mins() ? scales.size() : 0);
+  constexpr size_t kTokenFloats = kTilePanels * kPanelHeight;
+  AlignedFloats sums(y.rows() * kTokenFloats);
+  for (size_t panel = first_panel; panel < last_panel; panel += kTilePanels) {
+    const size_t panels = HWY_MIN(kTilePanels, last_panel - panel);
+    std::fill(sums.begin(), sums.end(), 0.0f);
+    for (size_t first = 0; first < units; first += chunk) {
+      const size_t count = HWY_MIN(chunk, units - first);
+      for (size_t p = 0; p < panels; ++p) {
+        for (size_t u = 0; u < count; ++u) {
+          DecodeUnit(unpack, weights.panel_codes(panel + p), first + u, unit_columns,
+                     &codes[p * panel_bytes + u * unit_columns * kPanelHeight]);
+        }
+        ExpandScales(format, weights.panel_scales(panel + p), first, count,
+                     &scales[p * panel_floats], mins.empty() ? nullptr : &mins[p * panel_floats]);
+      }
+      const DecodedBlock block{count,
+                               unit_columns / kQuadColumns,
+                               panel_bytes,
+                               panel_floats,
+                               codes.data(),
+                               scales.data(),
+                               mins.empty() ? nullptr : mins.data(),
+                               EffectiveOffset<Unpack>(format)};
+      size_t token = 0;
+      for (size_t i = first_tile; i < last_tile; ++i) {
+        const ActivationTile tile = x.tile(i);
+        const size_t place = first * tile.width;
+        MultiplyTileOf<Unpack::kWide>(tile.width, block, tile.codes + place * unit_columns,
+                                      tile.scales + place, tile.sums + place,
+                                      tile.scaled_sums + place, &sums[token * kTokenFloats]);
+        token += tile.width;
+      }
+    }
+    for (size_t t = 0; t < y.rows(); ++t) {
+      std::copy_n(&sums[t * kTokenFloats], panels * kPanelHeight,
+                  &y(t, (panel - first_panel) * kPanelHeight));
+    }
+  }
+}
+
+FEWBIT_PANEL_ATTR void MultiplyTokens(const PanelMatrix& weights, size_t first_panel,
+                                      size_t last_panel, const QuantizedActivations& x,
+                                      size_t first_tile, size_t last_tile, MatrixView<float> y) {
+  WithUnpacker(weights.format(), [&](const auto& unpack) FEWBIT_PANEL_ATTR {
+    Matmul(unpack, weights, first_panel, last_panel, x, first_tile, last_tile, y);
+  });
+}
+
+size_t TileWidth() { return kTileTokens; }
+
+#else
+
+size_t TileWidth() { return 4; }
+
+void MultiplyOne(const PanelMatrix& weights, size_t first_panel, size_t last_panel,
+                 const ActivationTile& x, float* y) {
+  multiply_panels_reference(weights, first_panel, last_panel, x, 0, y);
+}
+
+void MultiplyTokens(const PanelMatrix& weights, size_t first_panel, size_t last_panel,
+                    const QuantizedActivations& x, size_t first_tile, size_t last_tile,
+                    MatrixView<float> y) {
+  size_t row = 0;
+  for (size_t i = first_tile; i < last_tile; ++i) {
+    const ActivationTile tile = x.tile(i);
+    for (size_t t = 0; t < tile.width; ++t) {
+      multiply_panels_reference(weights, first_panel, last_panel, tile, t, y.row(row++).data());
+    }
+  }
+}
+
+#endif  // FEWBIT_PANEL_SIMD
+}  // namespace HWY_NAMESPACE
+}  // namespace fewbit
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fewbit {
+HWY_EXPORT(MultiplyOne);
+HWY_EXPORT(MultiplyTokens);
+HWY_EXPORT(TileWidth);
+
+size_t product_tile_width() { return HWY_DYNAMIC_DISPATCH(TileWidth)(); }
+
+void multiply_panels(const PanelMatrix& weights, size_t first_panel, size_t last_panel,
+                     const ActivationTile& x, float* y) {
+  HWY_DYNAMIC_DISPATCH(MultiplyOne)(weights, first_panel, last_panel, x, y);
+}
+
+void multiply_panels(const PanelMatrix& weights, size_t first_panel, size_t last_panel,
+                     const QuantizedActivations& x, size_t first_tile, size_t last_tile,
+                     MatrixView<float> y) {
+  HWY_DYNAMIC_DISPATCH(MultiplyTokens)
+  (weights, first_panel, last_panel, x, first_tile, last_tile, y);
+}
+
+}  // namespace fewbit
+#endif  // HWY_ONCE
