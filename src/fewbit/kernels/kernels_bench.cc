@@ -113,11 +113,11 @@ double read_bandwidth(std::span<const std::byte> bytes) {
   double best = 1e9;
   for (int i = 0; i < kTries; ++i) {
     best = std::min(best, seconds_of([&] {
-      constexpr size_t kChunk = size_t{1} << 20;
-      parallel_for_chunks(bytes.size(), kChunk, [&](size_t first, size_t last) {
-        benchmark::DoNotOptimize(sum_of_words(bytes.subspan(first, last - first)));
-      });
-    }));
+                      constexpr size_t kChunk = size_t{1} << 20;
+                      parallel_for_chunks(bytes.size(), kChunk, [&](size_t first, size_t last) {
+                        benchmark::DoNotOptimize(sum_of_words(bytes.subspan(first, last - first)));
+                      });
+                    }));
   }
   return static_cast<double>(bytes.size()) / best;
 }
@@ -135,7 +135,8 @@ void matvec_row(benchmark::State& state, const Format& format, size_t threads) {
     state.SetIterationTime(seconds);
   }
   const std::vector<std::byte> plain(weights.bytes(), std::byte{1});
-  const double bandwidth = read_bandwidth(plain), rate = static_cast<double>(weights.bytes()) / best;
+  const double bandwidth = read_bandwidth(plain),
+               rate = static_cast<double>(weights.bytes()) / best;
   state.counters["GB/s"] = rate / 1e9;
   state.counters["read_GB/s"] = bandwidth / 1e9;
   state.counters["fraction"] = rate / bandwidth;
