@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <span>
 
 #include "fewbit/base/threads.h"
 #include "fewbit/kernels/activation_kernels.h"
@@ -22,25 +21,25 @@ QuantizedActivations::QuantizedActivations(MatrixView<const float> x, size_t uni
       scales_(tokens_ * units),
       scaled_sums_(tokens_ * units),
       sums_(tokens_ * units) {
-  const size_t padded = unit_columns * units, block = activation_block(unit_columns);
+  const size_t padded = unit_columns * units;
+  const ActivationLayout layout{unit_columns, units, activation_block(unit_columns)};
   parallel_for(tiles(), [&](size_t index) {
     const size_t first = index * tile_width_, width = std::min(tile_width_, tokens_ - first);
-    std::vector<float> row(padded);
-    std::vector<int8_t, PanelAllocator<int8_t>> codes(padded);
+    std::vector<float> row(padded), scales(units_);
+    std::vector<int8_t, PanelAllocator<int8_t>> codes(width == 1 ? 0 : padded);
+    std::vector<int32_t> sums(units_);
     for (size_t j = 0; j < width; ++j) {
       std::copy_n(x.row(first + j).data(), x.cols(), row.data());
-      float* scales = &scales_[first * units_];
-      for (size_t c = 0; c < padded; c += block) {
-        const float scale = quantize_activations(std::span(row).subspan(c, block), &codes[c]);
-        for (size_t u = c / unit_columns; u * unit_columns < c + block; ++u) {
-          const size_t place = u * width + j;
-          scales[place] = scale;
-          const int32_t sum = sum_codes(std::span(codes).subspan(u * unit_columns, unit_columns));
-          sums_[first * units_ + place] = sum;
-          scaled_sums_[first * units_ + place] = scale * static_cast<float>(sum);
-        }
-      }
       int8_t* target = &codes_[first * padded];
+      quantize_activation_row(layout, row.data(), width == 1 ? target : codes.data(), scales.data(),
+                              sums.data());
+      for (size_t u = 0; u < units_; ++u) {
+        const size_t place = first * units_ + u * width + j;
+        scales_[place] = scales[u];
+        sums_[place] = sums[u];
+        scaled_sums_[place] = scales[u] * static_cast<float>(sums[u]);
+      }
+      if (width == 1) continue;
       for (size_t k = 0; k < padded / kQuadColumns; ++k) {
         std::memcpy(target + kQuadColumns * (k * width + j), &codes[kQuadColumns * k],
                     kQuadColumns);

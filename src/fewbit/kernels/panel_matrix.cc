@@ -25,10 +25,11 @@ struct CodeFields {
 uint16_t narrow(size_t value) { return static_cast<uint16_t>(value); }
 uint8_t narrow8(size_t value) { return static_cast<uint8_t>(value); }
 
-// A bit plane of 16 columns in 32 bytes: byte 4 (r mod 8) + i holds the bits of quads 0 to 3 of
-// row r in its low half and those of row r + 8 in its high half.
+// A bit plane of 16 columns in 64 bytes: byte 4 (r mod 16) + i holds the bits of quads 0 to 3 of
+// row r in its low half and those of row r + 16 in its high half.
 Field half_plane_field(size_t base, size_t row, size_t quad, size_t i) {
-  return {narrow(base + 4 * (row % 8) + i), narrow8(quad + (row < 8 ? 0 : 4)), 1};
+  constexpr size_t kHalf = kPanelHeight / 2;
+  return {narrow(base + 4 * (row % kHalf) + i), narrow8(quad + (row < kHalf ? 0 : 4)), 1};
 }
 
 // Where the code of `row` and `col` stands inside a period of 32 columns.
@@ -47,14 +48,16 @@ CodeFields fields_of(CodeLayout layout, size_t row, size_t col) {
     case CodeLayout::bits2:
       return {two_bits(step * kQuadBytes), {}};
     case CodeLayout::bits3:
-      return {two_bits(step * kQuadBytes), half_plane_field(128 + step * 32, row, quad, i)};
+      return {two_bits(step * kQuadBytes),
+              half_plane_field(2 * kQuadBytes + step * kQuadBytes / 2, row, quad, i)};
     case CodeLayout::bits4:
     case CodeLayout::table4:
-      return {nibble(step * 128), {}};
+      return {nibble(step * 2 * kQuadBytes), {}};
     case CodeLayout::bits5:
-      return {nibble(step * 128), half_plane_field(256 + step * 32, row, quad, i)};
+      return {nibble(step * 2 * kQuadBytes),
+              half_plane_field(4 * kQuadBytes + step * kQuadBytes / 2, row, quad, i)};
     case CodeLayout::bits6:
-      return {nibble(step * 192), two_bits(step * 192 + 128)};
+      return {nibble(step * 3 * kQuadBytes), two_bits((step * 3 + 2) * kQuadBytes)};
     case CodeLayout::bits8:
       return {{narrow(col / kQuadColumns * kQuadBytes + lane), 0, 8}, {}};
     case CodeLayout::trits5:
@@ -141,20 +144,20 @@ std::string describe_codes(CodeLayout layout) {
 CodePeriod code_period(CodeLayout layout) {
   switch (layout) {
     case CodeLayout::bits1:
-      return {kFieldPeriod, 64};
+      return {kFieldPeriod, kQuadBytes};
     case CodeLayout::bits2:
-      return {kFieldPeriod, 128};
+      return {kFieldPeriod, 2 * kQuadBytes};
     case CodeLayout::bits3:
-      return {kFieldPeriod, 192};
+      return {kFieldPeriod, 3 * kQuadBytes};
     case CodeLayout::bits4:
     case CodeLayout::table4:
-      return {kFieldPeriod, 256};
+      return {kFieldPeriod, 4 * kQuadBytes};
     case CodeLayout::bits5:
-      return {kFieldPeriod, 320};
+      return {kFieldPeriod, 5 * kQuadBytes};
     case CodeLayout::bits6:
-      return {kFieldPeriod, 384};
+      return {kFieldPeriod, 6 * kQuadBytes};
     case CodeLayout::bits8:
-      return {kFieldPeriod, 512};
+      return {kFieldPeriod, 8 * kQuadBytes};
     case CodeLayout::trits5:
       return {kTritUnit, 13 * kQuadBytes};
   }

@@ -1,7 +1,7 @@
-// The layout of the integer kernels: codes of 16 rows interleaved, so that a vector lane is a row
+// The layout of the integer kernels: codes of 32 rows interleaved, so that a vector lane is a row
 // and no sum ever crosses lanes (docs/formats/packed-kernels.md).
 //
-// A panel is 16 rows. A quad is 4 consecutive columns of a panel: 64 bytes once unpacked, byte
+// A panel is 32 rows. A quad is 4 consecutive columns of a panel: 128 bytes once unpacked, byte
 // 4 r + i holding row r, column i. A unit is a run of columns with one scale per row; the codes of
 // a panel are one contiguous stream of quads, unit after unit. Codes are unsigned, and
 //
@@ -23,7 +23,7 @@
 
 namespace fewbit {
 
-inline constexpr size_t kPanelHeight = 16;
+inline constexpr size_t kPanelHeight = 32;
 inline constexpr size_t kQuadColumns = 4;
 inline constexpr size_t kQuadBytes = kPanelHeight * kQuadColumns;
 // Rows are padded to a multiple of this many columns, at least.
@@ -31,14 +31,14 @@ inline constexpr size_t kColumnPadding = 32;
 
 enum class CodeLayout : uint8_t {
   bits1,   // value 2 * code
-  bits2,   // four quads in one vector of 64 bytes
+  bits2,   // four quads in 128 bytes
   bits3,   // bits2 and a plane of the third bit
-  bits4,   // two quads in one vector
+  bits4,   // two quads in 128 bytes
   bits5,   // bits4 and a plane of the fifth bit
   bits6,   // bits4 and bits2
-  bits8,   // a quad is a vector
+  bits8,   // a byte each
   table4,  // bits4, value = table[code]
-  trits5,  // five quads of trits in one vector, base 3
+  trits5,  // five quads in 128 bytes, base 3
 };
 
 // Where the scales of a unit come from.
@@ -113,8 +113,9 @@ class PanelMatrix {
   // Codes of row `row` of a panel; `codes` has padded_cols() elements.
   void get_row_codes(size_t panel, size_t row, std::span<uint8_t> codes) const;
 
-  // Scalar: scales and mins of units [first, first + count) of a panel, [count][16]; `mins` is not
-  // written if the format has none. Products in the order of the formats' reference decoders.
+  // Scalar: scales and mins of units [first, first + count) of a panel, [count][kPanelHeight];
+  // `mins` is not written if the format has none. Products in the order of the formats' reference
+  // decoders.
   void expand_scales(size_t panel, size_t first, size_t count, float* scales, float* mins) const;
   // Scalar: rows as floats, bit-equal to the decoder of the format they were packed from.
   void decode(size_t first_row, MatrixView<float> out) const;
@@ -147,6 +148,6 @@ inline std::array<uint8_t, 4> unpack_six_bits(uint8_t a, uint8_t b, uint8_t c) {
 // Trits of a byte, most significant first: sum t_n 3^(4 - n) = q is stored as ceil(256 q / 243),
 // so that multiplying by 3^n (and dropping the carry) moves trit n to the front.
 inline constexpr size_t kTritsPerByte = 5;
-inline constexpr size_t kTritUnit = 256;  // 12 vectors of 5 quads and one of 4
+inline constexpr size_t kTritUnit = 256;  // 12 times 128 bytes of 5 quads, once of 4
 
 }  // namespace fewbit

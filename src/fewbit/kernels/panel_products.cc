@@ -18,7 +18,7 @@ namespace fewbit {
 namespace HWY_NAMESPACE {
 #if FEWBIT_PANEL_SIMD
 
-// Columns whose scales are expanded at a time: 16-column units with mins take 8 KiB of floats.
+// Columns whose scales are expanded at a time: 16-column units with mins take 16 KiB of floats.
 constexpr size_t kScaleColumns = 1024;
 
 FEWBIT_PANEL_INLINE V32 BroadcastQuad(const int8_t* x, size_t index) {
@@ -45,6 +45,16 @@ FEWBIT_PANEL_INLINE void PrefetchCodes(const uint8_t* codes, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(codes + kPrefetchAhead + i);
 }
 
+// Parts of a quad that share the registers: with long vectors a broadcast quad of activations then
+// serves twice.
+constexpr size_t kTogether = kVectorBytes == 64 ? 2 : 1;
+
+// acc += codes * x for a quad of activations.
+template <class Unpack>
+FEWBIT_PANEL_INLINE void AddDot(V32& acc, V8 codes, V32 x) {
+  acc = Unpack::kWide ? DotWide(acc, codes, x) : DotUnsigned(acc, codes, x);
+}
+
 // Sums of value * x over one unit.
 template <class Unpack>
 FEWBIT_PANEL_INLINE void UnitDot(const Unpack& unpack, const uint8_t* codes, size_t unit,
@@ -52,30 +62,32 @@ FEWBIT_PANEL_INLINE void UnitDot(const Unpack& unpack, const uint8_t* codes, siz
   // Several sums hide the latency of the dot product.
   constexpr bool kRaw = kUnsignedDot && !Unpack::kWide;
   constexpr size_t kSums = kRaw ? Unpack::kQuads : 4;
-  V32 sums[kParts][kSums];
-  for (size_t part = 0; part < kParts; ++part) {
-    for (size_t i = 0; i < kSums; ++i) sums[part][i] = hn::Zero(D32());
-  }
   const size_t steps = unit_columns / Unpack::kColumns;
-  for (size_t s = unit * steps; s < (unit + 1) * steps; ++s) {
-    PrefetchCodes(codes + s * Unpack::kBytes, Unpack::kBytes);
-    for (size_t part = 0; part < kParts; ++part) {
-      V8 quads[Unpack::kQuads];
-      unpack.template Step<kRaw>(codes, s, part, quads);
+  for (size_t first_part = 0; first_part < kParts; first_part += kTogether) {
+    V32 sums[kTogether][kSums];
+    for (size_t p = 0; p < kTogether; ++p) {
+      for (size_t i = 0; i < kSums; ++i) sums[p][i] = hn::Zero(D32());
+    }
+    for (size_t s = unit * steps; s < (unit + 1) * steps; ++s) {
+      if (first_part == 0) PrefetchCodes(codes + s * Unpack::kBytes, Unpack::kBytes);
+      V8 quads[kTogether][Unpack::kQuads];
+      for (size_t p = 0; p < kTogether; ++p) {
+        unpack.template Step<kRaw>(codes, s, first_part + p, quads[p]);
+      }
       for (size_t q = 0; q < Unpack::kQuads; ++q) {
         const V32 activations = BroadcastQuad(x, s * Unpack::kQuads + q);
-        V32& sum = sums[part][q % kSums];
-        sum = Unpack::kWide ? DotWide(sum, quads[q], activations)
-                            : DotUnsigned(sum, quads[q], activations);
+        for (size_t p = 0; p < kTogether; ++p) {
+          AddDot<Unpack>(sums[p][q % kSums], quads[p][q], activations);
+        }
       }
     }
-  }
-  for (size_t part = 0; part < kParts; ++part) {
-    if constexpr (kRaw) {
-      totals[part] = CombineRaw<Unpack>(sums[part], std::make_index_sequence<kSums>());
-    } else {
-      totals[part] =
-          hn::Add(hn::Add(sums[part][0], sums[part][1]), hn::Add(sums[part][2], sums[part][3]));
+    for (size_t p = 0; p < kTogether; ++p) {
+      if constexpr (kRaw) {
+        totals[first_part + p] = CombineRaw<Unpack>(sums[p], std::make_index_sequence<kSums>());
+      } else {
+        totals[first_part + p] =
+            hn::Add(hn::Add(sums[p][0], sums[p][1]), hn::Add(sums[p][2], sums[p][3]));
+      }
     }
   }
 }
@@ -90,32 +102,36 @@ FEWBIT_PANEL_INLINE void UnitDot(const UnpackTrits&, const uint8_t* codes, size_
   const D32 di;
   codes += unit * kTritVectors * kQuadBytes;
   x += unit * kTritUnit;
-  for (size_t part = 0; part < kParts; ++part) {
-    V32 even = hn::Zero(di), odd = hn::Zero(di), next_even = hn::Zero(di), next_odd = hn::Zero(di);
+  for (size_t first_part = 0; first_part < kParts; first_part += kTogether) {
+    V32 sums[kTogether], next_sums[kTogether];
+    for (size_t p = 0; p < kTogether; ++p) sums[p] = next_sums[p] = hn::Zero(di);
     for (size_t v = 0; v < kTritVectors; ++v) {
-      hwy::Prefetch(codes + kPrefetchAhead + v * kQuadBytes);
-      V8 bytes = LoadCodes(codes, v * kQuadBytes, part);
+      if (first_part == 0) PrefetchCodes(codes + v * kQuadBytes, kQuadBytes);
+      V8 bytes[kTogether];
+      for (size_t p = 0; p < kTogether; ++p) {
+        bytes[p] = LoadCodes(codes, v * kQuadBytes, first_part + p);
+      }
       const size_t count = v + 1 < kTritVectors ? kTritsPerByte : kLastTritQuads;
       for (size_t n = 0; n < count; ++n) {
         const V32 activations = BroadcastQuad(x, v * kTritsPerByte + n);
-        const V8 next = TripleBytes(bytes);
-        if constexpr (kUnsignedDot) {
-          V32& sum = n % 2 ? odd : even;
-          V32& next_sum = n % 2 ? next_odd : next_even;
-          sum = DotUnsigned(sum, bytes, activations);
-          next_sum = DotUnsigned(next_sum, next, activations);
-        } else {
-          even = DotUnsigned(even, LeadingTrit(bytes), activations);
+        for (size_t p = 0; p < kTogether; ++p) {
+          const V8 next = TripleBytes(bytes[p]);
+          if constexpr (kUnsignedDot) {
+            sums[p] = DotUnsigned(sums[p], bytes[p], activations);
+            next_sums[p] = DotUnsigned(next_sums[p], next, activations);
+          } else {
+            sums[p] = DotUnsigned(sums[p], LeadingTrit(bytes[p]), activations);
+          }
+          bytes[p] = next;
         }
-        bytes = next;
       }
     }
-    if constexpr (kUnsignedDot) {
-      const V32 sum = hn::Add(even, odd);
-      totals[part] =
-          hn::ShiftRight<8>(hn::Sub(hn::Add(hn::Add(sum, sum), sum), hn::Add(next_even, next_odd)));
-    } else {
-      totals[part] = even;
+    for (size_t p = 0; p < kTogether; ++p) {
+      totals[first_part + p] = sums[p];
+      if constexpr (kUnsignedDot) {
+        const V32 thrice = hn::Add(hn::Add(sums[p], sums[p]), sums[p]);
+        totals[first_part + p] = hn::ShiftRight<8>(hn::Sub(thrice, next_sums[p]));
+      }
     }
   }
 }
@@ -201,10 +217,11 @@ FEWBIT_PANEL_ATTR void MultiplyOne(const PanelMatrix& weights, size_t first_pane
 
 // --- Several tokens ------------------------------------------------------------------------------
 
-// Panels multiplied together and tokens of a tile: their sums fill the registers.
-constexpr size_t kTilePanels = kParts == 1 ? 2 : 1;
-constexpr size_t kTileTokens = kParts == 1 ? 6 : kParts == 2 ? 4 : 2;
-// Columns decoded at a time: two panels take half of the first-level cache.
+// Tokens of a tile and parts of a panel that are multiplied together: their sums fill the
+// registers.
+constexpr size_t kTileTokens = kVectorBytes == 64 ? 6 : 4;
+constexpr size_t kTileParts = 2;
+// Columns decoded at a time: they take half of the first-level cache.
 constexpr size_t kDecodedColumns = 512;
 
 // One unit as bytes, quad after quad.
@@ -240,16 +257,15 @@ FEWBIT_PANEL_INLINE void DecodeUnit(const UnpackTrits&, const uint8_t* codes, si
   }
 }
 
-// Decoded columns of kTilePanels panels.
+// Decoded columns of a panel.
 struct DecodedBlock {
   size_t units, quads_per_unit;
-  size_t panel_bytes, panel_floats;  // from one panel to the next
   const uint8_t* codes;
   const float *scales, *mins;  // mins: null if there are none
   int32_t offset;
 };
 
-// sums [kTokens][kTilePanels][16] += block times the tile's columns.
+// sums [kTokens][kPanelHeight] += block times the tile's columns.
 template <size_t kTokens, bool kWide>
 FEWBIT_PANEL_ATTR void MultiplyTile(const DecodedBlock& block, const int8_t* HWY_RESTRICT x,
                                     const float* HWY_RESTRICT x_scales,
@@ -258,42 +274,55 @@ FEWBIT_PANEL_ATTR void MultiplyTile(const DecodedBlock& block, const int8_t* HWY
                                     float* HWY_RESTRICT sums) {
   const DF d;
   const D32 di;
-  constexpr size_t kVectors = kTilePanels * kParts;
-  for (size_t u = 0; u < block.units; ++u) {
-    V32 dots[kTokens][kVectors];
+  constexpr size_t kTileRows = kTileParts * kPartRows;
+  for (size_t row = 0; row < kPanelHeight; row += kTileRows) {
+    VF totals[kTokens][kTileParts];
     for (size_t t = 0; t < kTokens; ++t) {
-      const V32 start = hn::Set(di, -block.offset * x_sums[u * kTokens + t]);
-      for (size_t v = 0; v < kVectors; ++v) dots[t][v] = start;
-    }
-    const uint8_t* codes = block.codes + u * block.quads_per_unit * kQuadBytes;
-    const int8_t* quads = x + u * block.quads_per_unit * kTokens * kQuadColumns;
-    for (size_t k = 0; k < block.quads_per_unit; ++k) {
-      V8 weights[kVectors];
-      for (size_t v = 0; v < kVectors; ++v) {
-        weights[v] = hn::LoadU(D8(), codes + v / kParts * block.panel_bytes + k * kQuadBytes +
-                                         v % kParts * kVectorBytes);
+      for (size_t p = 0; p < kTileParts; ++p) {
+        totals[t][p] = hn::LoadU(d, sums + t * kPanelHeight + row + p * kPartRows);
       }
+    }
+    for (size_t u = 0; u < block.units; ++u) {
+      V32 dots[kTokens][kTileParts];
       for (size_t t = 0; t < kTokens; ++t) {
-        const V32 activations = BroadcastQuad(quads, k * kTokens + t);
-        for (size_t v = 0; v < kVectors; ++v) {
-          dots[t][v] = kWide ? DotWide(dots[t][v], weights[v], activations)
-                             : DotUnsigned(dots[t][v], weights[v], activations);
+        const V32 start = hn::Set(di, -block.offset * x_sums[u * kTokens + t]);
+        for (size_t p = 0; p < kTileParts; ++p) dots[t][p] = start;
+      }
+      const uint8_t* codes =
+          block.codes + u * block.quads_per_unit * kQuadBytes + row * kQuadColumns;
+      const int8_t* quads = x + u * block.quads_per_unit * kTokens * kQuadColumns;
+      for (size_t k = 0; k < block.quads_per_unit; ++k) {
+        V8 weights[kTileParts];
+        for (size_t p = 0; p < kTileParts; ++p) {
+          weights[p] = hn::LoadU(D8(), codes + k * kQuadBytes + p * kVectorBytes);
+        }
+        for (size_t t = 0; t < kTokens; ++t) {
+          const V32 activations = BroadcastQuad(quads, k * kTokens + t);
+          for (size_t p = 0; p < kTileParts; ++p) {
+            dots[t][p] = kWide ? DotWide(dots[t][p], weights[p], activations)
+                               : DotUnsigned(dots[t][p], weights[p], activations);
+          }
         }
       }
-    }
-    for (size_t v = 0; v < kVectors; ++v) {
-      const size_t place =
-          v / kParts * block.panel_floats + u * kPanelHeight + v % kParts * kPartRows;
-      const VF scale = hn::LoadU(d, block.scales + place);
-      for (size_t t = 0; t < kTokens; ++t) {
-        float* target = sums + (t * kVectors + v) * kPartRows;
-        const VF factor = hn::Mul(scale, hn::Set(d, x_scales[u * kTokens + t]));
-        VF sum = hn::MulAdd(hn::ConvertTo(d, dots[t][v]), factor, hn::LoadU(d, target));
+      for (size_t p = 0; p < kTileParts; ++p) {
+        const size_t place = u * kPanelHeight + row + p * kPartRows;
+        const VF scale = hn::LoadU(d, block.scales + place);
+        for (size_t t = 0; t < kTokens; ++t) {
+          const VF factor = hn::Mul(scale, hn::Set(d, x_scales[u * kTokens + t]));
+          totals[t][p] = hn::MulAdd(hn::ConvertTo(d, dots[t][p]), factor, totals[t][p]);
+        }
         if (block.mins) {
-          sum = hn::MulAdd(hn::LoadU(d, block.mins + place),
-                           hn::Set(d, x_scaled_sums[u * kTokens + t]), sum);
+          const VF min = hn::LoadU(d, block.mins + place);
+          for (size_t t = 0; t < kTokens; ++t) {
+            totals[t][p] =
+                hn::MulAdd(min, hn::Set(d, x_scaled_sums[u * kTokens + t]), totals[t][p]);
+          }
         }
-        hn::StoreU(sum, d, target);
+      }
+    }
+    for (size_t t = 0; t < kTokens; ++t) {
+      for (size_t p = 0; p < kTileParts; ++p) {
+        hn::StoreU(totals[t][p], d, sums + t * kPanelHeight + row + p * kPartRows);
       }
     }
   }
@@ -328,45 +357,33 @@ FEWBIT_PANEL_ATTR void Matmul(const Unpack& unpack, const PanelMatrix& weights, 
   const size_t unit_columns = format.unit_columns, units = weights.units();
   // Trit units of 256 and rows of one long unit decide the block; super-blocks divide it.
   const size_t chunk = HWY_MAX(size_t{1}, kDecodedColumns / unit_columns);
-  const size_t panel_bytes = chunk * unit_columns * kPanelHeight;
-  const size_t panel_floats = chunk * kPanelHeight;
-  std::vector<uint8_t, PanelAllocator<uint8_t>> codes(kTilePanels * panel_bytes);
-  AlignedFloats scales(kTilePanels * panel_floats), mins(format.has_mins() ? scales.size() : 0);
-  constexpr size_t kTokenFloats = kTilePanels * kPanelHeight;
-  AlignedFloats sums(y.rows() * kTokenFloats);
-  for (size_t panel = first_panel; panel < last_panel; panel += kTilePanels) {
-    const size_t panels = HWY_MIN(kTilePanels, last_panel - panel);
+  std::vector<uint8_t, PanelAllocator<uint8_t>> codes(chunk * unit_columns * kPanelHeight);
+  AlignedFloats scales(chunk * kPanelHeight), mins(format.has_mins() ? scales.size() : 0);
+  AlignedFloats sums(y.rows() * kPanelHeight);
+  for (size_t panel = first_panel; panel < last_panel; ++panel) {
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (size_t first = 0; first < units; first += chunk) {
       const size_t count = HWY_MIN(chunk, units - first);
-      for (size_t p = 0; p < panels; ++p) {
-        for (size_t u = 0; u < count; ++u) {
-          DecodeUnit(unpack, weights.panel_codes(panel + p), first + u, unit_columns,
-                     &codes[p * panel_bytes + u * unit_columns * kPanelHeight]);
-        }
-        ExpandScales(format, weights.panel_scales(panel + p), first, count,
-                     &scales[p * panel_floats], mins.empty() ? nullptr : &mins[p * panel_floats]);
+      for (size_t u = 0; u < count; ++u) {
+        DecodeUnit(unpack, weights.panel_codes(panel), first + u, unit_columns,
+                   &codes[u * unit_columns * kPanelHeight]);
       }
-      const DecodedBlock block{count,
-                               unit_columns / kQuadColumns,
-                               panel_bytes,
-                               panel_floats,
-                               codes.data(),
-                               scales.data(),
-                               mins.empty() ? nullptr : mins.data(),
-                               EffectiveOffset<Unpack>(format)};
+      ExpandScales(format, weights.panel_scales(panel), first, count, scales.data(), mins.data());
+      const DecodedBlock block{
+          count,         unit_columns / kQuadColumns,          codes.data(),
+          scales.data(), mins.empty() ? nullptr : mins.data(), EffectiveOffset<Unpack>(format)};
       size_t token = 0;
       for (size_t i = first_tile; i < last_tile; ++i) {
         const ActivationTile tile = x.tile(i);
         const size_t place = first * tile.width;
         MultiplyTileOf<Unpack::kWide>(tile.width, block, tile.codes + place * unit_columns,
                                       tile.scales + place, tile.sums + place,
-                                      tile.scaled_sums + place, &sums[token * kTokenFloats]);
+                                      tile.scaled_sums + place, &sums[token * kPanelHeight]);
         token += tile.width;
       }
     }
     for (size_t t = 0; t < y.rows(); ++t) {
-      std::copy_n(&sums[t * kTokenFloats], panels * kPanelHeight,
+      std::copy_n(&sums[t * kPanelHeight], kPanelHeight,
                   &y(t, (panel - first_panel) * kPanelHeight));
     }
   }

@@ -14,13 +14,14 @@ namespace fewbit {
 // Tokens that multiply_panels_tile takes at a time on this machine.
 size_t product_tile_width();
 
-// y[i] of rows [first_panel * 16, last_panel * 16) for one token: `x` has width 1. Codes are
-// unpacked in registers: one pass over the panels' bytes.
+// y[i] of rows [first_panel * kPanelHeight, last_panel * kPanelHeight) for one token: `x` has
+// width 1. Codes are unpacked in registers: one pass over the panels' bytes.
 void multiply_panels(const PanelMatrix& weights, size_t first_panel, size_t last_panel,
                      const ActivationTile& x, float* y);
 
 // y[t][i] of the same rows for tiles [first_tile, last_tile); `y` has one row for each token of
-// these tiles and (last_panel - first_panel) * 16 columns. Panels are decoded to bytes once.
+// these tiles and (last_panel - first_panel) * kPanelHeight columns. Panels are decoded to bytes
+// once.
 void multiply_panels(const PanelMatrix& weights, size_t first_panel, size_t last_panel,
                      const QuantizedActivations& x, size_t first_tile, size_t last_tile,
                      MatrixView<float> y);

@@ -144,7 +144,7 @@ void expect_products_agree(const PanelMatrix& weights, const std::string& name) 
 TEST(PanelPackTest, DecodesEveryGgmlTypeBitForBit) {
   for (const GgmlType type : panel_types()) {
     SCOPED_TRACE(ggml_type_info(type).name);
-    constexpr size_t kRows = 19, kCols = 512;
+    constexpr size_t kRows = 39, kCols = 512;
     const auto bytes = random_blocks(type, kRows, kCols, 3);
     Matrix expected(kRows, kCols), actual(kRows, kCols);
     dequantize_ggml(type, bytes, expected.values());
@@ -168,8 +168,8 @@ TEST(PanelPackTest, TakesAsManyBytesAsTheFile) {
 TEST(PanelProductsTest, AllGgmlTypesAgreeOnAllTargets) {
   for (const GgmlType type : panel_types()) {
     const GgmlTypeInfo& info = ggml_type_info(type);
-    for (const size_t rows : {1u, 16u, 37u}) {
-      const size_t cols = info.block_elements * (rows == 37 ? 5 : 3);
+    for (const size_t rows : {1u, 32u, 69u}) {
+      const size_t cols = info.block_elements * (rows == 69 ? 5 : 3);
       const auto bytes = random_blocks(type, rows, cols, rows);
       expect_products_agree(pack_ggml(type, rows, cols, bytes), std::string(info.name));
       if (type == GgmlType::tq1_0) {
@@ -211,7 +211,7 @@ TEST(PanelProductsTest, UniformPlanesOfOddShapesAgree) {
   };
   for (int bits = 1; bits <= 8; ++bits) {
     for (const auto& [rows, cols, group] :
-         {Shape{5, 1, 0}, Shape{17, 100, 32}, Shape{16, 320, 64}, Shape{33, 515, 128},
+         {Shape{5, 1, 0}, Shape{17, 100, 32}, Shape{32, 320, 64}, Shape{65, 515, 128},
           Shape{3, 700, 0}, Shape{18, 1536, 512}, Shape{4, 288, 96}}) {
       using enum UniformPlane::ZeroPoint;
       for (const auto kind : {symmetric, integer, real}) {
@@ -262,21 +262,27 @@ TEST(PanelPackTest, IrregularGroupsHaveNoPanels) {
 }
 
 TEST(ActivationBlocksTest, KernelsEqualTheReferenceOnAllTargets) {
-  for (const size_t size : {32u, 48u, 256u}) {
+  for (const size_t unit_columns : {16u, 32u, 48u, 256u}) {
+    const ActivationLayout layout{unit_columns, 4, activation_block(unit_columns)};
+    const size_t size = 4 * unit_columns;
     std::vector<float> x(size);
     RandomStream(size, "activations").fill_normal(x, 0, 3);
     for (const float extra : {0.0f, 1e-38f, 1e30f, INFINITY, NAN}) {
       x[size / 3] = extra;
-      if (extra == 1e-38f) std::fill(x.begin(), x.end(), extra);
+      if (extra == 1e-38f) std::fill_n(x.begin(), layout.block, extra);
       std::vector<int8_t> expected(size), codes(size);
-      const float scale = quantize_activations_reference(x, expected.data());
+      std::vector<float> expected_scales(4), scales(4);
+      std::vector<int32_t> expected_sums(4), sums(4);
+      quantize_activation_row_reference(layout, x.data(), expected.data(), expected_scales.data(),
+                                        expected_sums.data());
       on_every_target([&] {
-        const float actual = quantize_activations(x, codes.data());
-        EXPECT_TRUE(actual == scale || (std::isnan(actual) && std::isnan(scale)));
+        quantize_activation_row(layout, x.data(), codes.data(), scales.data(), sums.data());
+        for (size_t u = 0; u < 4; ++u) {
+          EXPECT_TRUE(scales[u] == expected_scales[u] ||
+                      (std::isnan(scales[u]) && std::isnan(expected_scales[u])));
+        }
         EXPECT_EQ(codes, expected);
-        int32_t sum = 0;
-        for (const int8_t code : expected) sum += code;
-        EXPECT_EQ(sum_codes(codes), sum);
+        EXPECT_EQ(sums, expected_sums);
       });
     }
   }

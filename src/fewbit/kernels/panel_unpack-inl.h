@@ -42,15 +42,15 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// A quad of 64 bytes is kParts vectors.
-using D8 = hn::CappedTag<uint8_t, kQuadBytes>;
+// A quad is kParts vectors.
+using D8 = hn::ScalableTag<uint8_t>;
 using D16 = hn::Repartition<uint16_t, D8>;
 using D32 = hn::Repartition<int32_t, D8>;
 using DF = hn::Repartition<float, D8>;
 using V8 = hn::Vec<D8>;
 using V32 = hn::Vec<D32>;
 using VF = hn::Vec<DF>;
-constexpr size_t kVectorBytes = HWY_MAX_BYTES < kQuadBytes ? HWY_MAX_BYTES : kQuadBytes;
+constexpr size_t kVectorBytes = HWY_MAX_BYTES;
 constexpr size_t kParts = kQuadBytes / kVectorBytes;
 constexpr size_t kPartRows = kPanelHeight / kParts;
 
@@ -64,7 +64,9 @@ constexpr bool kUnsignedDot = FEWBIT_PANEL_VNNI;
 // unsigned, and at most 128 unless kUnsignedDot; x is at least -127.
 FEWBIT_PANEL_INLINE V32 DotUnsigned(V32 acc, V8 u, V32 x) {
 #if FEWBIT_PANEL_VNNI
-  return V32{_mm512_dpbusd_epi32(acc.raw, u.raw, x.raw)};
+  // Not the intrinsic: GCC 12 copies the sum before and after it, which costs a third of the speed.
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc.raw) : "v"(u.raw), "v"(x.raw));
+  return acc;
 #elif HWY_TARGET == HWY_AVX3
   const auto pairs = _mm512_maddubs_epi16(u.raw, x.raw);
   return hn::Add(acc, V32{_mm512_madd_epi16(pairs, _mm512_set1_epi16(1))});
@@ -123,18 +125,12 @@ FEWBIT_PANEL_INLINE V8 LoadCodes(const uint8_t* codes, size_t offset, size_t par
   return hn::LoadU(D8(), codes + offset + part * kVectorBytes);
 }
 
-// Part of a plane of one bit in 32 bytes: bits 0 to 3 of each byte belong to quads 0 to 3; what
-// stands above is to be ignored.
+// Part of a plane of one bit in half a quad's bytes: bits 0 to 3 of each byte belong to quads 0 to
+// 3; what stands above is to be ignored.
 FEWBIT_PANEL_INLINE V8 LoadHalfPlane(const uint8_t* plane, size_t part) {
-#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-  const auto half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(plane));
-  (void)part;
-  return V8{_mm512_inserti64x4(_mm512_castsi256_si512(half), _mm256_srli_epi16(half, 4), 1)};
-#else
   constexpr size_t kLowParts = kParts / 2;
   const V8 bytes = hn::LoadU(D8(), plane + part % kLowParts * kVectorBytes);
   return part < kLowParts ? bytes : ShiftBytesRight<4>(bytes);
-#endif
 }
 
 template <int kQuad, int kTo>
@@ -162,7 +158,7 @@ FEWBIT_PANEL_INLINE void SplitTwoBits(V8 v, V8* quads) {
 }
 
 struct UnpackBits1 {
-  static constexpr size_t kColumns = 32, kQuads = 8, kBytes = 64;
+  static constexpr size_t kColumns = 32, kQuads = 8, kBytes = kQuadBytes;
   static constexpr bool kWide = false;
   static constexpr int kPower[] = {-1, 0, 1, 2, 3, 4, 5, 6};
   template <bool kRaw>
@@ -188,7 +184,7 @@ struct UnpackBits1 {
 };
 
 struct UnpackBits2 {
-  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 64;
+  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = kQuadBytes;
   static constexpr bool kWide = false;
   static constexpr int kPower[] = {0, 2, 4, 6};
   template <bool kRaw>
@@ -207,14 +203,14 @@ struct UnpackBits2 {
 };
 
 struct UnpackBits3 {
-  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 96;
+  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 3 * kQuadBytes / 2;
   static constexpr bool kWide = false;
   static constexpr int kPower[] = {0, 0, 0, 0};
   template <bool kRaw>
   FEWBIT_PANEL_INLINE void Step(const uint8_t* codes, size_t step, size_t part, V8* quads) const {
-    const uint8_t* pair = codes + step / 2 * 192;
-    SplitTwoBits(LoadCodes(pair, step % 2 * 64, part), quads);
-    const V8 plane = LoadHalfPlane(pair + 128 + step % 2 * 32, part);
+    const uint8_t* pair = codes + step / 2 * (2 * kBytes);
+    SplitTwoBits(LoadCodes(pair, step % 2 * kQuadBytes, part), quads);
+    const V8 plane = LoadHalfPlane(pair + 2 * kQuadBytes + step % 2 * (kQuadBytes / 2), part);
     quads[0] = hn::Or(quads[0], PlaneBit<0, 2>(plane));
     quads[1] = hn::Or(quads[1], PlaneBit<1, 2>(plane));
     quads[2] = hn::Or(quads[2], PlaneBit<2, 2>(plane));
@@ -223,13 +219,13 @@ struct UnpackBits3 {
 };
 
 struct UnpackBits4 {
-  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 128;
+  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 2 * kQuadBytes;
   static constexpr bool kWide = false;
   static constexpr int kPower[] = {0, 4, 0, 4};
   template <bool kRaw>
   FEWBIT_PANEL_INLINE void Step(const uint8_t* codes, size_t step, size_t part, V8* quads) const {
     for (size_t half = 0; half < 2; ++half) {
-      const V8 v = LoadCodes(codes, step * kBytes + half * 64, part);
+      const V8 v = LoadCodes(codes, step * kBytes + half * kQuadBytes, part);
       if constexpr (kRaw) {
         quads[2 * half] = hn::And(v, hn::Set(D8(), uint8_t{0x0f}));
         quads[2 * half + 1] = hn::And(v, hn::Set(D8(), uint8_t{0xf0}));
@@ -241,15 +237,15 @@ struct UnpackBits4 {
 };
 
 struct UnpackBits5 {
-  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 160;
+  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 5 * kQuadBytes / 2;
   static constexpr bool kWide = false;
   static constexpr int kPower[] = {0, 0, 0, 0};
   template <bool kRaw>
   FEWBIT_PANEL_INLINE void Step(const uint8_t* codes, size_t step, size_t part, V8* quads) const {
-    const uint8_t* pair = codes + step / 2 * 320;
-    SplitNibbles(LoadCodes(pair, step % 2 * 128, part), quads);
-    SplitNibbles(LoadCodes(pair, step % 2 * 128 + 64, part), quads + 2);
-    const V8 plane = LoadHalfPlane(pair + 256 + step % 2 * 32, part);
+    const uint8_t* pair = codes + step / 2 * (2 * kBytes);
+    SplitNibbles(LoadCodes(pair, step % 2 * 2 * kQuadBytes, part), quads);
+    SplitNibbles(LoadCodes(pair, (step % 2 * 2 + 1) * kQuadBytes, part), quads + 2);
+    const V8 plane = LoadHalfPlane(pair + 4 * kQuadBytes + step % 2 * (kQuadBytes / 2), part);
     quads[0] = hn::Or(quads[0], PlaneBit<0, 4>(plane));
     quads[1] = hn::Or(quads[1], PlaneBit<1, 4>(plane));
     quads[2] = hn::Or(quads[2], PlaneBit<2, 4>(plane));
@@ -258,15 +254,15 @@ struct UnpackBits5 {
 };
 
 struct UnpackBits6 {
-  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 192;
+  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 3 * kQuadBytes;
   static constexpr bool kWide = false;
   static constexpr int kPower[] = {0, 0, 0, 0};
   template <bool kRaw>
   FEWBIT_PANEL_INLINE void Step(const uint8_t* codes, size_t step, size_t part, V8* quads) const {
     const D8 d;
     SplitNibbles(LoadCodes(codes, step * kBytes, part), quads);
-    SplitNibbles(LoadCodes(codes, step * kBytes + 64, part), quads + 2);
-    const V8 high = LoadCodes(codes, step * kBytes + 128, part);
+    SplitNibbles(LoadCodes(codes, step * kBytes + kQuadBytes, part), quads + 2);
+    const V8 high = LoadCodes(codes, step * kBytes + 2 * kQuadBytes, part);
     const V8 mask = hn::Set(d, uint8_t{0x30});
     const D16 d16;
     const auto up = hn::BitCast(d16, high);
@@ -278,20 +274,20 @@ struct UnpackBits6 {
 };
 
 struct UnpackBits8 {
-  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 256;
+  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 4 * kQuadBytes;
   static constexpr bool kWide = true;
   static constexpr int kPower[] = {0, 0, 0, 0};
   template <bool kRaw>
   FEWBIT_PANEL_INLINE void Step(const uint8_t* codes, size_t step, size_t part, V8* quads) const {
     for (size_t q = 0; q < kQuads; ++q) {
-      quads[q] = LoadCodes(codes, step * kBytes + q * 64, part);
+      quads[q] = LoadCodes(codes, step * kBytes + q * kQuadBytes, part);
       if constexpr (!kUnsignedDot) quads[q] = hn::Xor(quads[q], hn::Set(D8(), uint8_t{0x80}));
     }
   }
 };
 
 struct UnpackTable4 {
-  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 128;
+  static constexpr size_t kColumns = 16, kQuads = 4, kBytes = 2 * kQuadBytes;
   static constexpr bool kWide = true;
   static constexpr int kPower[] = {0, 0, 0, 0};
   V8 table;
@@ -302,7 +298,7 @@ struct UnpackTable4 {
   template <bool kRaw>
   FEWBIT_PANEL_INLINE void Step(const uint8_t* codes, size_t step, size_t part, V8* quads) const {
     SplitNibbles(LoadCodes(codes, step * kBytes, part), quads);
-    SplitNibbles(LoadCodes(codes, step * kBytes + 64, part), quads + 2);
+    SplitNibbles(LoadCodes(codes, step * kBytes + kQuadBytes, part), quads + 2);
     for (size_t q = 0; q < kQuads; ++q) quads[q] = hn::TableLookupBytes(table, quads[q]);
   }
 };

@@ -14,10 +14,9 @@ namespace {
 // Rows that are decoded to floats by one task.
 constexpr size_t kFloatRowsPerTask = 16;
 // One token: panels of one task. Enough bytes to outweigh the hand-over between threads.
-constexpr size_t kPanelsPerTask = 4;
-// Several tokens: panels that are decoded together, and tokens that use them. The tokens' codes of
-// one decoded block and the task's sums share the second-level cache.
-constexpr size_t kPanelsPerTile = 2;
+constexpr size_t kPanelsPerTask = 2;
+// Several tokens: those that use a decoded panel. Their codes of one decoded block and the task's
+// sums share the second-level cache.
 constexpr size_t kTokensPerTask = 240;
 
 struct Task {
@@ -77,7 +76,7 @@ class ProductPlan {
   }
 
   void add_panel_tasks(const Product& product, size_t panels) {
-    const size_t step = x_.rows() == 1 ? kPanelsPerTask : kPanelsPerTile;
+    const size_t step = x_.rows() == 1 ? kPanelsPerTask : 1;
     const size_t tiles = (x_.rows() + tile_width_ - 1) / tile_width_;
     const size_t tile_step = std::max<size_t>(1, kTokensPerTask / tile_width_);
     for (size_t tile = 0; tile < tiles; tile += tile_step) {
