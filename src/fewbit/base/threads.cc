@@ -18,9 +18,9 @@ namespace {
 
 thread_local bool inside_parallel_for = false;
 
-// How often a thread looks again before it sleeps. Decoders start a loop every few microseconds, and
-// waking a sleeping thread takes longer than many of them; at some 20 ns a look this bridges such
-// gaps, and costs little where no loop follows.
+// How often a thread looks again before it sleeps. Decoders start a loop every few microseconds,
+// and waking a sleeping thread takes longer than many of them; at some 20 ns a look this bridges
+// such gaps, and costs little where no loop follows.
 constexpr int kLooksBeforeSleep = 2000;
 
 inline void pause_processor() {
@@ -158,7 +158,8 @@ class Pool {
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  std::atomic<uint64_t> changes_{0};  // Of loops_ and at_work_, for those who look without the lock.
+  std::atomic<uint64_t> changes_{
+      0};  // Of loops_ and at_work_, for those who look without the lock.
   std::vector<std::thread> workers_;
   std::vector<Loop*> loops_;
   size_t limit_ = 1, at_work_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fewbit/runtime/attention_kernels.cc"
@@ -83,35 +84,45 @@ HWY_INLINE void panel_any(const PanelProduct& p, const T* b) {
 void PanelF32(const PanelProduct& p, const float* b) { panel_any(p, b); }
 void PanelF16(const PanelProduct& p, const uint16_t* b) { panel_any(p, b); }
 
-void RunningSoftmaxRow(float* scores, size_t count, size_t first, size_t last, float scale,
-                       float softcap, RunningSoftmax& state, float* mixture, size_t size) {
-  std::fill_n(scores, std::min(first, count), 0.0f);
-  if (last < count) std::fill(scores + std::max(first, last), scores + count, 0.0f);
-  if (first >= last) return;
-  float* seen = scores + first;
-  const size_t n = last - first;
-  for_vectors(n, [&](auto d, size_t i) {
-    auto s = hn::Mul(hn::LoadU(d, seen + i), hn::Set(d, scale));
+void RunningSoftmaxTile(float* scores, size_t first, size_t last, float scale, float softcap,
+                        RunningSoftmax& state, float* mixture, size_t size) {
+  if (first >= last) {
+    std::fill_n(scores, kCacheTile, 0.0f);
+    return;
+  }
+  const hn::ScalableTag<float> d;
+  const size_t lanes = hn::Lanes(d);
+  static_assert(kCacheTile * sizeof(float) % HWY_MAX_BYTES == 0);
+  for (size_t i = 0; i < kCacheTile; i += lanes) {
+    auto s = hn::Mul(hn::LoadU(d, scores + i), hn::Set(d, scale));
     if (softcap != 0) {
       const auto inner = hn::Mul(s, hn::Set(d, 1.0f / softcap));
       s = hn::Mul(hyperbolic_tangent(d, inner), hn::Set(d, softcap));
     }
-    hn::StoreU(s, d, seen + i);
-  });
-  float largest = *std::max_element(seen, seen + n);
+    hn::StoreU(s, d, scores + i);
+  }
+  // exp of it is 0, so that whole vectors can be handled below.
+  constexpr float kMasked = -std::numeric_limits<float>::infinity();
+  std::fill_n(scores, first, kMasked);
+  std::fill(scores + last, scores + kCacheTile, kMasked);
+  auto highest = hn::LoadU(d, scores);
+  for (size_t i = lanes; i < kCacheTile; i += lanes) {
+    highest = hn::Max(highest, hn::LoadU(d, scores + i));
+  }
+  float largest = hn::GetLane(hn::MaxOfLanes(d, highest));
   if (state.sum > 0 && largest <= state.largest) {
     largest = state.largest;
   } else {
     const float factor = state.sum > 0 ? std::exp(state.largest - largest) : 0.0f;
     state.sum *= factor;
-    for_vectors(size, [&](auto d, size_t i) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, mixture + i), hn::Set(d, factor)), d, mixture + i);
+    for_vectors(size, [&](auto dm, size_t i) {
+      hn::StoreU(hn::Mul(hn::LoadU(dm, mixture + i), hn::Set(dm, factor)), dm, mixture + i);
     });
     state.largest = largest;
   }
-  state.sum += sum_vectors(n, [&](auto d, size_t i) {
-    const auto e = exponential(d, hn::Sub(hn::LoadU(d, seen + i), hn::Set(d, largest)));
-    hn::StoreU(e, d, seen + i);
+  state.sum += sum_vectors(kCacheTile, [&](auto ds, size_t i) {
+    const auto e = exponential(ds, hn::Sub(hn::LoadU(ds, scores + i), hn::Set(ds, largest)));
+    hn::StoreU(e, ds, scores + i);
     return e;
   });
 }
@@ -124,6 +135,10 @@ void StoreF16(const float* x, size_t count, uint16_t* out) {
   });
 }
 
+void LoadF16(const uint16_t* x, size_t count, float* out) {
+  for_vectors(count, [&](auto d, size_t i) { hn::StoreU(load_element(d, x + i), d, out + i); });
+}
+
 }  // namespace fewbit::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -132,8 +147,9 @@ namespace fewbit {
 
 HWY_EXPORT(PanelF32);
 HWY_EXPORT(PanelF16);
-HWY_EXPORT(RunningSoftmaxRow);
+HWY_EXPORT(RunningSoftmaxTile);
 HWY_EXPORT(StoreF16);
+HWY_EXPORT(LoadF16);
 
 void panel_product(const PanelProduct& product, const float* b) {
   HWY_DYNAMIC_DISPATCH(PanelF32)(product, b);
@@ -141,10 +157,13 @@ void panel_product(const PanelProduct& product, const float* b) {
 void panel_product(const PanelProduct& product, const uint16_t* b) {
   HWY_DYNAMIC_DISPATCH(PanelF16)(product, b);
 }
-void running_softmax(float* scores, size_t count, size_t first, size_t last, float scale,
-                     float softcap, RunningSoftmax& state, float* mixture, size_t size) {
-  HWY_DYNAMIC_DISPATCH(RunningSoftmaxRow)
-  (scores, count, first, last, scale, softcap, state, mixture, size);
+void running_softmax(float* scores, size_t first, size_t last, float scale, float softcap,
+                     RunningSoftmax& state, float* mixture, size_t size) {
+  HWY_DYNAMIC_DISPATCH(RunningSoftmaxTile)
+  (scores, first, last, scale, softcap, state, mixture, size);
+}
+void load_f16(const uint16_t* x, size_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(LoadF16)(x, count, out);
 }
 void store_f16(const float* x, size_t count, uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(StoreF16)(x, count, out);

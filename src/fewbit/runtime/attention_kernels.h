@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fewbit/runtime/kv_cache.h"
+
 namespace fewbit {
 
 // c[r] (+)= sum over i in [first, last) of a[r][i] * b[i, :], for `rows` rows. `b` is row-major
@@ -21,13 +23,14 @@ void panel_product(const PanelProduct& product, const uint16_t* b);
 struct RunningSoftmax {
   float largest = 0, sum = 0;  // No score so far: sum is 0.
 };
-// Takes scores[first, last) of `count`: scores *= scale (and softcap, unless 0), then become
-// exp(score - largest), 0 outside. `state` is brought up to date, and `mixture` [size], the sum
-// over earlier scores, rescaled to the new largest.
-void running_softmax(float* scores, size_t count, size_t first, size_t last, float scale,
-                     float softcap, RunningSoftmax& state, float* mixture, size_t size);
+// Takes scores[first, last) of a tile of kCacheTile: scores *= scale (and softcap, unless 0), then
+// become exp(score - largest), 0 outside. `state` is brought up to date, and `mixture` [size], the
+// sum over earlier scores, rescaled to the new largest.
+void running_softmax(float* scores, size_t first, size_t last, float scale, float softcap,
+                     RunningSoftmax& state, float* mixture, size_t size);
 
 // Binary16 bits, nearest even.
 void store_f16(const float* x, size_t count, uint16_t* out);
+void load_f16(const uint16_t* x, size_t count, float* out);
 
 }  // namespace fewbit

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "fewbit/base/error.h"
@@ -19,6 +20,8 @@ constexpr size_t kTaskRows = 32;
 constexpr size_t kMaxGroup = 128;
 // Keys of a task; longer sequences are split so that one token's attention can use many threads.
 constexpr size_t kSpanKeys = 1024;
+// Rows from which it pays to widen a tile of f16 once, rather than whenever it is read.
+constexpr size_t kWidenRows = 12;
 // Multiply-adds below which starting other threads costs more than they save.
 constexpr size_t kSerialWork = size_t{1} << 18;
 
@@ -64,21 +67,31 @@ void attend_tiles(const Task& task, const CachedAttentionOptions& options, const
     mixture_rows[r] = mixture + r * size;
   }
   const size_t position = task.run->first + task.first_row;
+  std::vector<float> wide(rows >= kWidenRows ? layer.tile_elements() : 0);
   for (size_t tile = task.first_key / kCacheTile; tile * kCacheTile < task.last_key; ++tile) {
     const size_t start = tile * kCacheTile;
     const size_t first = std::max(task.first_key, start) - start;
     const size_t last = std::min(task.last_key - start, kCacheTile);
     const size_t offset = layer.tile_of(start) * layer.tile_elements();
-    panel_product({query_rows, score_rows, rows, 0, size, kCacheTile, false}, keys + offset);
+    const bool widen = std::is_same_v<T, uint16_t> && rows >= kWidenRows;
+    const auto multiply = [&](const PanelProduct& product, const T* tile_values) {
+      if constexpr (std::is_same_v<T, uint16_t>) {
+        if (widen) {
+          load_f16(tile_values, layer.tile_elements(), wide.data());
+          return panel_product(product, wide.data());
+        }
+      }
+      panel_product(product, tile_values);
+    };
+    multiply({query_rows, score_rows, rows, 0, size, kCacheTile, false}, keys + offset);
     for (size_t r = 0; r < rows; ++r) {
       const size_t at = position + r / group;
       const size_t row_first = std::max(first_visible(at, options.window), start + first) - start;
       const size_t row_last = std::min(at + 1, start + last);
-      running_softmax(scores[r], kCacheTile, std::min(row_first, kCacheTile),
-                      row_last > start ? row_last - start : 0, options.scale, options.softcap,
-                      states[r], mixture_rows[r], size);
+      running_softmax(scores[r], row_first, row_last > start ? row_last - start : 0, options.scale,
+                      options.softcap, states[r], mixture_rows[r], size);
     }
-    panel_product({score_rows, mixture_rows, rows, first, last, size, true}, values + offset);
+    multiply({score_rows, mixture_rows, rows, first, last, size, true}, values + offset);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <hwy/highway.h>
 #include <algorithm>
 #include <cmath>
 
@@ -103,6 +104,25 @@ FEWBIT_FIXTURE_TEST(PackedGgufModelFixture, "gguf", ".gguf") {
   // What int8 activations cost llama.cpp on the same file is 1.3 %.
   const PackedModel fast(checkpoint, {});
   EXPECT_LE(relative_distance(all_logits(fast, expected.tokens.row(0), 7), expected.logits), 0.03);
+}
+
+// The vector code of every instruction set that this processor has.
+TEST(PackedModelTest, EveryInstructionSetGivesTheExpectedLogits) {
+  for (const char* name : {"llama", "gemma2", "gpt_neox"}) {
+    const std::filesystem::path path = testing::test_data_root() / "models" / name;
+    const Expected expected =
+        read_expected(SafetensorsFile::open(path / "expected.safetensors"), "logits");
+    const PackedModel model(open_checkpoint(path), kExact);
+    for (uint64_t left = static_cast<uint64_t>(hwy::SupportedTargets()); left != 0;
+         left &= left - 1) {
+      const auto target = static_cast<int64_t>(left & (~left + 1));
+      hwy::SetSupportedTargetsForTest(target);
+      const Matrix logits = all_logits(model, expected.tokens.row(0), 9);
+      hwy::SetSupportedTargetsForTest(0);
+      EXPECT_LE(worst_difference(logits, expected.logits), 5e-5)
+          << name << " on " << hwy::TargetName(target);
+    }
+  }
 }
 
 Checkpoint open_family(const std::string& name) {
