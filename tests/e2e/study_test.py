@@ -3,6 +3,7 @@ import csv
 import io
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import tempfile
@@ -81,6 +82,30 @@ class StudyTest(unittest.TestCase):
         run("study", self.plan, "-o", study)
         self.assertEqual(self.rows(study), self.rows(self.root / "undisturbed"))
         self.assertEqual(list((study / "models").iterdir()), [])
+
+    def test_a_disk_that_fills_up_loses_no_finished_job(self):
+        study = self.root / "full"
+        finished, refused = 0, 0
+        for kibibytes in (24, 96, 160, 300, 600):
+            # No file may grow beyond the limit: writes fail as they do on a full disk.
+            def limit():
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (kibibytes << 10, kibibytes << 10))
+
+            done = subprocess.run([FEWBIT, "study", self.plan, "-o", study, "--retry-failed"],
+                                  capture_output=True, text=True, timeout=600, preexec_fn=limit)
+            self.assertIn(done.returncode, (0, 2), done.stderr)
+            if done.returncode == 2:
+                refused += 1
+                self.assertRegex(done.stderr, "full|too large|disk I/O")
+            if (study / "study.sqlite").exists() and run("study", "status", study).returncode == 0:
+                status = run_json("study", "status", study)
+                self.assertGreaterEqual(status["done"], finished)
+                finished = status["done"]
+        self.assertGreater(refused, 1)
+        self.assertGreater(finished, 0)
+        run("study", self.plan, "-o", study, "--retry-failed")
+        self.assertEqual(self.rows(study), self.rows(self.root / "undisturbed"))
 
     def test_a_failing_job_is_recorded_and_the_rest_runs(self):
         root = self.root / "failing"

@@ -102,23 +102,15 @@ struct Input {
   Json source;
 };
 
-// Under every rule the prefix of a model that names no BOS is its EOS, for want of a better.
-std::optional<int32_t> prefix_token(const OpenModel& open, const EvalArguments& arguments) {
-  if (arguments.bos >= 0) return static_cast<int32_t>(arguments.bos);
-  if (open.tokenizer && open.tokenizer->special().bos) return open.tokenizer->special().bos;
-  if (open.checkpoint.spec.bos_token) return open.checkpoint.spec.bos_token;
-  if (open.tokenizer && open.tokenizer->special().eos) return open.tokenizer->special().eos;
-  if (!open.checkpoint.spec.eos_tokens.empty()) return open.checkpoint.spec.eos_tokens.front();
-  return std::nullopt;
-}
-
 WindowOptions window_options(const OpenModel& open, const EvalArguments& arguments, bool own_text) {
   WindowOptions options;
   options.context = arguments.context > 0 ? arguments.context
                                           : std::min(open.checkpoint.spec.context, kDefaultContext);
   options.stride = arguments.stride;
   options.max_windows = arguments.max_windows;
-  options.bos = prefix_token(open, arguments);
+  options.bos = arguments.bos >= 0
+                    ? static_cast<int32_t>(arguments.bos)
+                    : prefix_token(open.checkpoint, open.tokenizer ? &*open.tokenizer : nullptr);
   if (!arguments.rule.empty()) {
     options.rule = parse_window_rule(arguments.rule);
   } else if (arguments.text_form == "articles") {

@@ -6,38 +6,18 @@
 #include "fewbit/base/threads.h"
 #include "fewbit/base/version.h"
 #include "fewbit/calibrate/quantize_model.h"
+#include "fewbit/cli/calibration_input.h"
 #include "fewbit/cli/verbs.h"
-#include "fewbit/eval/text_tokens.h"
 #include "fewbit/methods/registry.h"
-#include "fewbit/model/model_text.h"
 
 namespace fewbit::cli {
 namespace {
 
-// Calibration windows are no longer than this unless asked for.
-constexpr size_t kDefaultCalibrationLength = 2048;
-
 struct QuantizeArguments {
-  std::string model, recipe, calibration, output;
-  size_t sequences = 64, length = 0, batch = 4;
-  uint64_t seed = 0;
+  std::string model, recipe, output;
+  CalibrationArguments calibration;
   bool json = false, force = false, dry_run = false;
 };
-
-CalibrationSet calibration_set(const Checkpoint& checkpoint, const QuantizeArguments& arguments) {
-  CalibrationSet set;
-  if (arguments.calibration.empty()) return set;
-  const Tokenizer tokenizer = load_tokenizer(checkpoint);
-  const auto tokens = tokenize_text(tokenizer, arguments.calibration, "file");
-  const size_t length = arguments.length != 0
-                            ? arguments.length
-                            : std::min(checkpoint.spec.context, kDefaultCalibrationLength);
-  set.tokens = sample_windows(tokens, arguments.sequences, length, arguments.seed);
-  set.batch = arguments.batch;
-  set.description = fmt::format("{} windows of {} tokens of {}, seed {}", set.tokens.size(0),
-                                set.tokens.size(1), arguments.calibration, arguments.seed);
-  return set;
-}
 
 void print_plan(const Checkpoint& checkpoint, const Recipe& recipe) {
   fmt::print("model   {} ({}, {} blocks, {} non-embedding parameters)\n", checkpoint.path.string(),
@@ -51,8 +31,9 @@ void run(const QuantizeArguments& arguments) {
   const Recipe recipe = Recipe::read(arguments.recipe);
   const auto passes = build_passes(recipe, methods(), checkpoint.spec);
   for (const auto& pass : passes) {
-    require(!pass->needs_calibration() || !arguments.calibration.empty(),
-            "{} needs calibration text: give --calib FILE", pass->name());
+    require(!pass->needs_calibration() || arguments.calibration.given(),
+            "{} needs calibration text: give --calib FILE, --calib-tokens FILE or --calib-sample",
+            pass->name());
   }
   if (arguments.dry_run) {
     print_plan(checkpoint, recipe);
@@ -61,14 +42,14 @@ void run(const QuantizeArguments& arguments) {
   require(!arguments.output.empty(), "--output is missing");
   require(arguments.force || !std::filesystem::exists(arguments.output),
           "{}: exists already; --force replaces it", arguments.output);
-  const CalibrationSet calibration = calibration_set(checkpoint, arguments);
+  const CalibrationSet calibration = calibration_set(checkpoint, arguments.calibration);
   const QuantizedModel model = quantize_model(checkpoint, passes, calibration, {});
 
   Json report = to_json(model);
   report["recipe"] = recipe.text();
   report["source"] = {{"path", checkpoint.path.string()}, {"hash", checkpoint.hash}};
   report["calibration"] = calibration.description;
-  report["seed"] = arguments.seed;
+  report["seed"] = arguments.calibration.seed;
   report["fewbit_version"] = kVersion;
   report["threads"] = thread_count();
   write_quantized_model(arguments.output, arguments.force, checkpoint, model, report);
@@ -97,20 +78,13 @@ void add_quantize_verb(CLI::App& app) {
       "  fewbit quantize MODEL --recipe \"gptq:bits=3,group_size=64 | rtn:bits=8,layers=embed\" "
       "\\\n"
       "      --calib text.txt.zst -o OUT\n"
+      "  fewbit quantize stories260K.bin --recipe gptq:bits=3 --calib-sample -o OUT\n"
       "`fewbit methods` lists what a recipe may name.");
   auto arguments = std::make_shared<QuantizeArguments>();
   verb->add_option("model", arguments->model, "HF directory, .gguf, llama2.c .bin")->required();
   verb->add_option("--recipe", arguments->recipe, "one line, or a .toml file")->required();
   verb->add_option("-o,--output", arguments->output, "directory to write");
-  verb->add_option("--calib", arguments->calibration, "calibration text, plain or .zst");
-  verb->add_option("--calib-sequences", arguments->sequences, "calibration windows (default 64)")
-      ->check(CLI::Range(size_t{1}, size_t{1} << 20));
-  verb->add_option("--calib-length", arguments->length,
-                   "tokens of a window (default: the model's context, at most 2048)")
-      ->check(CLI::Range(size_t{1}, size_t{1} << 20));
-  verb->add_option("--batch", arguments->batch, "windows that run together (default 4)")
-      ->check(CLI::Range(size_t{1}, size_t{4096}));
-  verb->add_option("--seed", arguments->seed, "of the calibration windows (default 0)");
+  add_calibration_options(*verb, arguments->calibration);
   verb->add_flag("--force", arguments->force, "replace the output if it exists");
   verb->add_flag("--dry-run", arguments->dry_run, "check everything, quantize nothing");
   verb->add_flag("--json", arguments->json, "machine-readable report on standard output");

@@ -13,6 +13,7 @@
 #include "fewbit/base/version.h"
 #include "fewbit/cli/generation_options.h"
 #include "fewbit/cli/verbs.h"
+#include "fewbit/model/model_text.h"
 
 namespace fewbit::cli {
 namespace {
@@ -68,8 +69,7 @@ void run(RunArguments& a) {
       generator.tokenizer.encode(text, {.add_special = !a.raw, .parse_special = a.parse_special});
   // A model that has no BOS still needs something to go on from.
   if (prompt.empty()) {
-    const SpecialTokens& special = generator.tokenizer.special();
-    const std::optional<TokenId> start = special.bos ? special.bos : special.eos;
+    const std::optional<int32_t> start = prefix_token(generator.checkpoint, &generator.tokenizer);
     require(start.has_value(), "the prompt is empty, and the model has no BOS to begin with");
     prompt.push_back(*start);
   }

@@ -45,4 +45,12 @@ std::optional<std::string> load_chat_template(const Checkpoint& checkpoint) {
   return config.is_null() ? std::nullopt : chat_template_of_config(config);
 }
 
+std::optional<int32_t> prefix_token(const Checkpoint& checkpoint, const Tokenizer* tokenizer) {
+  if (tokenizer != nullptr && tokenizer->special().bos) return tokenizer->special().bos;
+  if (checkpoint.spec.bos_token) return checkpoint.spec.bos_token;
+  if (tokenizer != nullptr && tokenizer->special().eos) return tokenizer->special().eos;
+  if (!checkpoint.spec.eos_tokens.empty()) return checkpoint.spec.eos_tokens.front();
+  return std::nullopt;
+}
+
 }  // namespace fewbit

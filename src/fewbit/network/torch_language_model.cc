@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "fewbit/base/error.h"
-#include "fewbit/base/memory.h"
 #include "fewbit/base/threads.h"
 #include "fewbit/network/gemm.h"
 
@@ -104,7 +103,6 @@ at::Tensor to_tensor(const ModelSpec& spec, MatrixView<const int32_t> tokens,
 
 TorchLanguageModel::TorchLanguageModel(std::shared_ptr<const Decoder> decoder, Residency residency)
     : decoder_(std::move(decoder)), residency_(residency) {
-  keep_freed_memory();
   if (residency_ == Residency::streamed) return;
   for (size_t block = 0; block < decoder_->blocks().size(); ++block) {
     parameters_.merge(read_block(block));
@@ -113,9 +111,7 @@ TorchLanguageModel::TorchLanguageModel(std::shared_ptr<const Decoder> decoder, R
 
 TorchLanguageModel::TorchLanguageModel(std::shared_ptr<const Decoder> decoder,
                                        ParameterMap parameters)
-    : decoder_(std::move(decoder)), parameters_(std::move(parameters)) {
-  keep_freed_memory();
-}
+    : decoder_(std::move(decoder)), parameters_(std::move(parameters)) {}
 
 ParameterMap TorchLanguageModel::read_block(size_t block) const {
   std::vector<TensorSpec> missing;
