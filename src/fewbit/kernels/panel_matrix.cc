@@ -203,12 +203,12 @@ PanelMatrix::PanelMatrix(size_t rows, size_t cols, PanelFormat format)
   require(format_.scales == ScaleLayout::floats || cols % kSuperBlockColumns == 0,
           "{} columns of super-blocks; expected a multiple of {}", cols, kSuperBlockColumns);
   panel_scale_bytes_ = (units_ + record.units - 1) / record.units * record.bytes;
-  codes_.resize(panels() * panel_code_bytes_);
-  scales_.resize(panels() * panel_scale_bytes_);
+  codes_ = PackedBytes(panels() * panel_code_bytes_);
+  scales_ = PackedBytes(panels() * panel_scale_bytes_);
 }
 
 void PanelMatrix::set_panel_codes(size_t panel, MatrixView<const uint8_t> codes) {
-  uint8_t* target = &codes_[panel * panel_code_bytes_];
+  uint8_t* target = codes_.data() + panel * panel_code_bytes_;
   std::fill_n(target, panel_code_bytes_, uint8_t{0});
   const CodePeriod period = code_period(format_.codes);
   if (format_.codes == CodeLayout::trits5) {

@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "fewbit/base/matrix.h"
-#include "fewbit/formats/panel_codes.h"
 #include "fewbit/io/safetensors.h"
+#include "fewbit/kernels/packed_bytes.h"
 
 namespace fewbit {
 
@@ -104,9 +104,13 @@ class PanelMatrix {
   // Bytes of one panel's codes and scales.
   size_t panel_code_bytes() const { return panel_code_bytes_; }
   size_t panel_scale_bytes() const { return panel_scale_bytes_; }
-  const uint8_t* panel_codes(size_t panel) const { return &codes_[panel * panel_code_bytes_]; }
-  const uint8_t* panel_scales(size_t panel) const { return &scales_[panel * panel_scale_bytes_]; }
-  uint8_t* panel_scales(size_t panel) { return &scales_[panel * panel_scale_bytes_]; }
+  const uint8_t* panel_codes(size_t panel) const {
+    return codes_.data() + panel * panel_code_bytes_;
+  }
+  const uint8_t* panel_scales(size_t panel) const {
+    return scales_.data() + panel * panel_scale_bytes_;
+  }
+  uint8_t* panel_scales(size_t panel) { return scales_.data() + panel * panel_scale_bytes_; }
 
   // Packs the codes of a panel: [rows of it, cols], one code a byte. Padding columns get code 0.
   void set_panel_codes(size_t panel, MatrixView<const uint8_t> codes);
@@ -124,7 +128,7 @@ class PanelMatrix {
   size_t rows_, cols_;
   PanelFormat format_;
   size_t units_, panel_code_bytes_, panel_scale_bytes_;
-  std::vector<uint8_t, PanelAllocator<uint8_t>> codes_, scales_;
+  PackedBytes codes_, scales_;
 };
 
 // The units of a panel that share a record of scales, and its bytes.

@@ -18,9 +18,6 @@ namespace fewbit {
 namespace HWY_NAMESPACE {
 #if FEWBIT_PANEL_SIMD
 
-// Columns whose scales are expanded at a time: 16-column units with mins take 16 KiB of floats.
-constexpr size_t kScaleColumns = 1024;
-
 FEWBIT_PANEL_INLINE V32 BroadcastQuad(const int8_t* x, size_t index) {
   int32_t quad;
   std::memcpy(&quad, x + kQuadColumns * index, sizeof quad);
@@ -56,11 +53,10 @@ FEWBIT_PANEL_INLINE void AddDot(V32& acc, V8 codes, V32 x) {
 }
 
 // Sums of value * x over one unit.
-template <class Unpack>
-FEWBIT_PANEL_INLINE void UnitDot(const Unpack& unpack, const uint8_t* codes, size_t unit,
-                                 size_t unit_columns, const int8_t* x, V32* totals) {
-  // Several sums hide the latency of the dot product.
-  constexpr bool kRaw = kUnsignedDot && !Unpack::kWide;
+template <bool kRaw, class Unpack>
+FEWBIT_PANEL_INLINE void UnitDotOf(const Unpack& unpack, const uint8_t* codes, size_t unit,
+                                   size_t unit_columns, const int8_t* x, V32* totals) {
+  // Several sums hide the latency of the dot product, and with kRaw keep powers of two apart.
   constexpr size_t kSums = kRaw ? Unpack::kQuads : 4;
   const size_t steps = unit_columns / Unpack::kColumns;
   for (size_t first_part = 0; first_part < kParts; first_part += kTogether) {
@@ -89,6 +85,41 @@ FEWBIT_PANEL_INLINE void UnitDot(const Unpack& unpack, const uint8_t* codes, siz
             hn::Add(hn::Add(sums[p][0], sums[p][1]), hn::Add(sums[p][2], sums[p][3]));
       }
     }
+  }
+}
+
+// UnitDot of a unit that is one step.
+template <class Unpack>
+FEWBIT_PANEL_INLINE void UnitDotOfStep(const Unpack& unpack, const uint8_t* codes, size_t unit,
+                                       const int8_t* x, V32* totals) {
+  PrefetchCodes(codes + unit * Unpack::kBytes, Unpack::kBytes);
+  x += unit * Unpack::kColumns;
+  for (size_t first_part = 0; first_part < kParts; first_part += kTogether) {
+    V8 quads[kTogether][Unpack::kQuads];
+    for (size_t p = 0; p < kTogether; ++p) {
+      unpack.template Step<false>(codes, unit, first_part + p, quads[p]);
+      totals[first_part + p] = hn::Zero(D32());
+    }
+    for (size_t q = 0; q < Unpack::kQuads; ++q) {
+      const V32 activations = BroadcastQuad(x, q);
+      for (size_t p = 0; p < kTogether; ++p) {
+        AddDot<Unpack>(totals[first_part + p], quads[p][q], activations);
+      }
+    }
+  }
+}
+
+template <class Unpack>
+FEWBIT_PANEL_INLINE void UnitDot(const Unpack& unpack, const uint8_t* codes, size_t unit,
+                                 size_t unit_columns, const int8_t* x, V32* totals) {
+  // A single step: shifting the codes costs less than shifting and adding the sums.
+  constexpr bool kRaw = kUnsignedDot && !Unpack::kWide;
+  if (kRaw && unit_columns > Unpack::kColumns) {
+    UnitDotOf<kRaw>(unpack, codes, unit, unit_columns, x, totals);
+  } else if (unit_columns > Unpack::kColumns) {
+    UnitDotOf<false>(unpack, codes, unit, unit_columns, x, totals);
+  } else {
+    UnitDotOfStep(unpack, codes, unit, x, totals);
   }
 }
 
@@ -142,40 +173,37 @@ FEWBIT_PANEL_INLINE int32_t EffectiveOffset(const PanelFormat& format) {
   return Unpack::kWide && !kUnsignedDot ? format.offset - 128 : format.offset;
 }
 
-template <class Unpack>
-FEWBIT_PANEL_ATTR void Matvec(const Unpack& unpack, const PanelMatrix& weights, size_t first_panel,
-                              size_t last_panel, const ActivationTile& x, float* HWY_RESTRICT y) {
+template <class Unpack, class Scales>
+FEWBIT_PANEL_ATTR void Matvec(const Unpack& unpack, Scales scales, const PanelMatrix& weights,
+                              size_t first_panel, size_t last_panel, const ActivationTile& x,
+                              float* HWY_RESTRICT y) {
   const DF d;
   const D32 di;
   const PanelFormat& format = weights.format();
   const size_t unit_columns = format.unit_columns, units = weights.units();
-  const size_t chunk = HWY_MAX(size_t{1}, kScaleColumns / unit_columns);
-  const bool has_mins = format.has_mins();
+  const ScaleRecord layout = scale_record(format);
   const int32_t offset = EffectiveOffset<Unpack>(format);
-  HWY_ALIGN float scales[kScaleColumns / 16 * kPanelHeight],
-      mins[kScaleColumns / 16 * kPanelHeight];
   for (size_t panel = first_panel; panel < last_panel; ++panel, y += kPanelHeight) {
     const uint8_t* codes = weights.panel_codes(panel);
+    const uint8_t* record = weights.panel_scales(panel);
     VF sums[kParts];
     for (size_t part = 0; part < kParts; ++part) sums[part] = hn::Zero(d);
-    for (size_t first = 0; first < units; first += chunk) {
-      const size_t count = HWY_MIN(chunk, units - first);
-      ExpandScales(format, weights.panel_scales(panel), first, count, scales, mins);
+    for (size_t first = 0; first < units; first += layout.units, record += layout.bytes) {
+      scales.Begin(record);
+      const size_t count = HWY_MIN(layout.units, units - first);
       for (size_t i = 0; i < count; ++i) {
         const size_t unit = first + i;
         V32 totals[kParts];
         UnitDot(unpack, codes, unit, unit_columns, x.codes, totals);
         const V32 shift = hn::Set(di, offset * x.sums[unit]);
         const VF activation = hn::Set(d, x.scales[unit]);
+        const VF scaled_sum = hn::Set(d, x.scaled_sums[unit]);
         for (size_t part = 0; part < kParts; ++part) {
-          const size_t place = i * kPanelHeight + part * kPartRows;
+          VF scale, min;
+          scales.Get(i, part, scale, min);
           const VF dot = hn::ConvertTo(d, hn::Sub(totals[part], shift));
-          const VF scale = hn::Mul(hn::Load(d, scales + place), activation);
-          sums[part] = hn::MulAdd(dot, scale, sums[part]);
-          if (has_mins) {
-            sums[part] =
-                hn::MulAdd(hn::Load(d, mins + place), hn::Set(d, x.scaled_sums[unit]), sums[part]);
-          }
+          sums[part] = hn::MulAdd(dot, hn::Mul(scale, activation), sums[part]);
+          if constexpr (Scales::kMins) sums[part] = hn::MulAdd(min, scaled_sum, sums[part]);
         }
       }
     }
@@ -211,7 +239,9 @@ FEWBIT_PANEL_INLINE void WithUnpacker(const PanelFormat& format, const Body& bod
 FEWBIT_PANEL_ATTR void MultiplyOne(const PanelMatrix& weights, size_t first_panel,
                                    size_t last_panel, const ActivationTile& x, float* y) {
   WithUnpacker(weights.format(), [&](const auto& unpack) FEWBIT_PANEL_ATTR {
-    Matvec(unpack, weights, first_panel, last_panel, x, y);
+    WithScales(weights.format(), [&](const auto& scales) FEWBIT_PANEL_ATTR {
+      Matvec(unpack, scales, weights, first_panel, last_panel, x, y);
+    });
   });
 }
 

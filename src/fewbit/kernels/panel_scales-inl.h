@@ -34,124 +34,171 @@ FEWBIT_PANEL_INLINE V32 LoadBytes(const uint8_t* bytes, size_t part) {
   return hn::PromoteTo(D32(), hn::LoadU(d8, bytes + part * kPartRows));
 }
 
-FEWBIT_PANEL_INLINE void StoreScale(VF value, float* target, size_t unit, size_t part) {
-  hn::StoreU(value, DF(), target + unit * kPanelHeight + part * kPartRows);
+// Scales of a panel, record after record. Begin() moves to a record, Get() gives scale and min of
+// the record's unit `unit`; kMins: whether there are mins.
+
+template <MinLayout kKind>
+class FloatScales {
+ public:
+  static constexpr bool kMins = kKind != MinLayout::none;
+  FEWBIT_PANEL_INLINE explicit FloatScales(const PanelFormat& format) : format_(format) {}
+  FEWBIT_PANEL_INLINE void Begin(const uint8_t* record) {
+    const DF d;
+    const Dtype dtype = format_.scale_dtype;
+    const uint8_t* beside = record + kPanelHeight * (dtype == Dtype::f32 ? 4 : 2);
+    for (size_t part = 0; part < kParts; ++part) {
+      const VF scale = LoadFloats(record, dtype, part);
+      scales_[part] = hn::Mul(scale, hn::Set(d, format_.scale_multiplier));
+      if constexpr (kKind == MinLayout::mins) mins_[part] = LoadFloats(beside, dtype, part);
+      if constexpr (kKind == MinLayout::real_zeros) {
+        mins_[part] = hn::Neg(hn::Mul(scale, LoadFloats(beside, dtype, part)));
+      }
+      if constexpr (kKind == MinLayout::code_zeros) {
+        mins_[part] = hn::Neg(hn::Mul(scale, hn::ConvertTo(d, LoadBytes(beside, part))));
+      }
+    }
+  }
+  FEWBIT_PANEL_INLINE void Get(size_t, size_t part, VF& scale, VF& min) const {
+    scale = scales_[part];
+    if constexpr (kMins) min = mins_[part];
+  }
+
+ private:
+  const PanelFormat& format_;
+  VF scales_[kParts], mins_[kParts];
+};
+
+// d, and dmin if there are mins, in front of a super-block's record.
+template <bool kHasMins>
+class SuperBlockScales {
+ public:
+  static constexpr bool kMins = kHasMins;
+  FEWBIT_PANEL_INLINE explicit SuperBlockScales(const PanelFormat&) {}
+  FEWBIT_PANEL_INLINE void Begin(const uint8_t* record) {
+    constexpr size_t kHalves = 2 * kPanelHeight;
+    for (size_t part = 0; part < kParts; ++part) {
+      d_[part] = LoadFloats(record, Dtype::f16, part);
+      if constexpr (kMins) {
+        minus_dmin_[part] = hn::Neg(LoadFloats(record + kHalves, Dtype::f16, part));
+      }
+    }
+    packed_ = record + (kMins ? 2 : 1) * kHalves;
+  }
+
+ protected:
+  FEWBIT_PANEL_INLINE VF ScaleOf(V32 integer, size_t part) const {
+    return hn::Mul(d_[part], hn::ConvertTo(DF(), integer));
+  }
+  FEWBIT_PANEL_INLINE VF MinOf(V32 integer, size_t part) const {
+    return hn::Mul(minus_dmin_[part], hn::ConvertTo(DF(), integer));
+  }
+  FEWBIT_PANEL_INLINE V32 Byte(size_t index, size_t part) const {
+    return LoadBytes(packed_ + index * kPanelHeight, part);
+  }
+  // Six-bit number `index`: four of them in three bytes.
+  FEWBIT_PANEL_INLINE V32 SixBits(size_t index, size_t part) const {
+    const size_t first = index / 4 * 3;
+    if (index % 4 < 3) return hn::And(Byte(first + index % 4, part), hn::Set(D32(), 63));
+    return hn::Or(hn::ShiftRight<6>(Byte(first, part)),
+                  hn::Or(hn::ShiftLeft<2>(hn::ShiftRight<6>(Byte(first + 1, part))),
+                         hn::ShiftLeft<4>(hn::ShiftRight<6>(Byte(first + 2, part)))));
+  }
+
+  const uint8_t* packed_ = nullptr;
+  VF d_[kParts], minus_dmin_[kParts];
+};
+
+struct ScalesK2 : SuperBlockScales<true> {
+  FEWBIT_PANEL_INLINE explicit ScalesK2(const PanelFormat& format) : SuperBlockScales(format) {}
+  FEWBIT_PANEL_INLINE void Get(size_t unit, size_t part, VF& scale, VF& min) const {
+    const V32 both = Byte(unit, part);
+    scale = ScaleOf(hn::And(both, hn::Set(D32(), 15)), part);
+    min = MinOf(hn::ShiftRight<4>(both), part);
+  }
+};
+
+struct ScalesK3 : SuperBlockScales<false> {
+  FEWBIT_PANEL_INLINE explicit ScalesK3(const PanelFormat& format) : SuperBlockScales(format) {}
+  FEWBIT_PANEL_INLINE void Get(size_t unit, size_t part, VF& scale, VF&) const {
+    scale = ScaleOf(hn::Sub(SixBits(unit, part), hn::Set(D32(), 32)), part);
+  }
+};
+
+struct ScalesK4 : SuperBlockScales<true> {
+  FEWBIT_PANEL_INLINE explicit ScalesK4(const PanelFormat& format) : SuperBlockScales(format) {}
+  FEWBIT_PANEL_INLINE void Get(size_t unit, size_t part, VF& scale, VF& min) const {
+    scale = ScaleOf(SixBits(2 * unit, part), part);
+    min = MinOf(SixBits(2 * unit + 1, part), part);
+  }
+};
+
+struct ScalesK6 : SuperBlockScales<false> {
+  FEWBIT_PANEL_INLINE explicit ScalesK6(const PanelFormat& format) : SuperBlockScales(format) {}
+  FEWBIT_PANEL_INLINE void Get(size_t unit, size_t part, VF& scale, VF&) const {
+    const hn::Rebind<int8_t, D32> d8;
+    const auto* bytes = reinterpret_cast<const int8_t*>(packed_ + unit * kPanelHeight);
+    scale = ScaleOf(hn::PromoteTo(D32(), hn::LoadU(d8, bytes + part * kPartRows)), part);
+  }
+};
+
+// Calls `body` with the reader of a format's scales.
+template <class Body>
+FEWBIT_PANEL_INLINE void WithScales(const PanelFormat& format, const Body& body) {
+  switch (format.scales) {
+    case ScaleLayout::k2:
+      return body(ScalesK2(format));
+    case ScaleLayout::k3:
+      return body(ScalesK3(format));
+    case ScaleLayout::k4:
+      return body(ScalesK4(format));
+    case ScaleLayout::k6:
+      return body(ScalesK6(format));
+    case ScaleLayout::floats:
+      break;
+  }
+  switch (format.mins) {
+    case MinLayout::none:
+      return body(FloatScales<MinLayout::none>(format));
+    case MinLayout::mins:
+      return body(FloatScales<MinLayout::mins>(format));
+    case MinLayout::real_zeros:
+      return body(FloatScales<MinLayout::real_zeros>(format));
+    case MinLayout::code_zeros:
+      return body(FloatScales<MinLayout::code_zeros>(format));
+  }
 }
 
-FEWBIT_PANEL_ATTR inline void ExpandFloats(const PanelFormat& format, const uint8_t* scale_bytes,
-                                           size_t first, size_t count, float* scales, float* mins) {
+template <class Scales>
+FEWBIT_PANEL_ATTR void ExpandWith(Scales reader, const ScaleRecord& layout,
+                                  const uint8_t* scale_bytes, size_t first, size_t count,
+                                  float* scales, float* mins) {
   const DF d;
-  const size_t width = format.scale_dtype == Dtype::f32 ? 4 : 2;
-  const size_t record_bytes = scale_record(format).bytes;
-  const uint8_t* record = scale_bytes + first / format.units_per_scale * record_bytes;
-  size_t left = format.units_per_scale - first % format.units_per_scale;
+  const uint8_t* record = scale_bytes + first / layout.units * layout.bytes;
+  size_t unit = first % layout.units;
+  reader.Begin(record);
   for (size_t u = 0; u < count; ++u) {
     for (size_t part = 0; part < kParts; ++part) {
-      const VF scale = LoadFloats(record, format.scale_dtype, part);
-      StoreScale(hn::Mul(scale, hn::Set(d, format.scale_multiplier)), scales, u, part);
-      const uint8_t* beside = record + kPanelHeight * width;
-      switch (format.mins) {
-        case MinLayout::none:
-          break;
-        case MinLayout::mins:
-          StoreScale(LoadFloats(beside, format.scale_dtype, part), mins, u, part);
-          break;
-        case MinLayout::real_zeros:
-          StoreScale(hn::Neg(hn::Mul(scale, LoadFloats(beside, format.scale_dtype, part))), mins, u,
-                     part);
-          break;
-        case MinLayout::code_zeros:
-          StoreScale(hn::Neg(hn::Mul(scale, hn::ConvertTo(d, LoadBytes(beside, part)))), mins, u,
-                     part);
-          break;
-      }
+      VF scale, min;
+      reader.Get(unit, part, scale, min);
+      const size_t place = u * kPanelHeight + part * kPartRows;
+      hn::StoreU(scale, d, scales + place);
+      if constexpr (Scales::kMins) hn::StoreU(min, d, mins + place);
     }
-    if (--left == 0) {
-      record += record_bytes;
-      left = format.units_per_scale;
+    if (++unit == layout.units && u + 1 < count) {
+      unit = 0;
+      record += layout.bytes;
+      reader.Begin(record);
     }
   }
 }
 
-// Super-blocks: `first` and `count` are multiples of the record's units.
-FEWBIT_PANEL_ATTR inline void ExpandSuperBlocks(const PanelFormat& format,
-                                                const uint8_t* scale_bytes, size_t first,
-                                                size_t count, float* scales, float* mins) {
-  const DF d;
-  constexpr size_t kHalves = 2 * kPanelHeight, kSixBits = 3 * kPanelHeight;
-  const ScaleRecord layout = scale_record(format);
-  const uint8_t* record = scale_bytes + first / layout.units * layout.bytes;
-  for (size_t u = 0; u < count; u += layout.units, record += layout.bytes) {
-    for (size_t part = 0; part < kParts; ++part) {
-      const VF scale = LoadFloats(record, Dtype::f16, part);
-      const auto scaled = [&](VF factor, V32 integer) FEWBIT_PANEL_ATTR {
-        return hn::Mul(factor, hn::ConvertTo(DF(), integer));
-      };
-      // a, b, c and d of three bytes.
-      const auto six_bits = [&](const uint8_t* bytes, V32* values) FEWBIT_PANEL_ATTR {
-        const D32 di;
-        const V32 a = LoadBytes(bytes, part), b = LoadBytes(bytes + kPanelHeight, part);
-        const V32 c = LoadBytes(bytes + 2 * kPanelHeight, part), mask = hn::Set(di, 63);
-        values[0] = hn::And(a, mask);
-        values[1] = hn::And(b, mask);
-        values[2] = hn::And(c, mask);
-        values[3] = hn::Or(hn::ShiftRight<6>(a), hn::Or(hn::ShiftLeft<2>(hn::ShiftRight<6>(b)),
-                                                        hn::ShiftLeft<4>(hn::ShiftRight<6>(c))));
-      };
-      switch (format.scales) {
-        case ScaleLayout::k2: {
-          const VF step = hn::Neg(LoadFloats(record + kHalves, Dtype::f16, part));
-          for (size_t i = 0; i < layout.units; ++i) {
-            const V32 both = LoadBytes(record + 2 * kHalves + i * kPanelHeight, part);
-            StoreScale(scaled(scale, hn::And(both, hn::Set(D32(), 15))), scales, u + i, part);
-            StoreScale(scaled(step, hn::ShiftRight<4>(both)), mins, u + i, part);
-          }
-          break;
-        }
-        case ScaleLayout::k4: {
-          const VF step = hn::Neg(LoadFloats(record + kHalves, Dtype::f16, part));
-          for (size_t i = 0; i < layout.units; i += 2) {
-            V32 values[4];
-            six_bits(record + 2 * kHalves + i / 2 * kSixBits, values);
-            StoreScale(scaled(scale, values[0]), scales, u + i, part);
-            StoreScale(scaled(step, values[1]), mins, u + i, part);
-            StoreScale(scaled(scale, values[2]), scales, u + i + 1, part);
-            StoreScale(scaled(step, values[3]), mins, u + i + 1, part);
-          }
-          break;
-        }
-        case ScaleLayout::k3:
-          for (size_t i = 0; i < layout.units; i += 4) {
-            V32 values[4];
-            six_bits(record + kHalves + i / 4 * kSixBits, values);
-            for (size_t j = 0; j < 4; ++j) {
-              StoreScale(scaled(scale, hn::Sub(values[j], hn::Set(D32(), 32))), scales, u + i + j,
-                         part);
-            }
-          }
-          break;
-        case ScaleLayout::k6:
-          for (size_t i = 0; i < layout.units; ++i) {
-            const V32 bytes = LoadBytes(record + kHalves + i * kPanelHeight, part);
-            const V32 value = hn::ShiftRight<24>(hn::ShiftLeft<24>(bytes));
-            StoreScale(scaled(scale, value), scales, u + i, part);
-          }
-          break;
-        case ScaleLayout::floats:
-          break;
-      }
-    }
-  }
-  (void)d;
-}
-
+// PanelMatrix::expand_scales of a panel whose scales are at `scale_bytes`.
 FEWBIT_PANEL_ATTR inline void ExpandScales(const PanelFormat& format, const uint8_t* scale_bytes,
                                            size_t first, size_t count, float* scales, float* mins) {
-  if (format.scales == ScaleLayout::floats) {
-    ExpandFloats(format, scale_bytes, first, count, scales, mins);
-  } else {
-    ExpandSuperBlocks(format, scale_bytes, first, count, scales, mins);
-  }
+  const ScaleRecord layout = scale_record(format);
+  WithScales(format, [&](const auto& reader) FEWBIT_PANEL_ATTR {
+    ExpandWith(reader, layout, scale_bytes, first, count, scales, mins);
+  });
 }
 
 #endif  // FEWBIT_PANEL_SIMD

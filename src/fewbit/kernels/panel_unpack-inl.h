@@ -133,14 +133,14 @@ FEWBIT_PANEL_INLINE V8 LoadHalfPlane(const uint8_t* plane, size_t part) {
   return part < kLowParts ? bytes : ShiftBytesRight<4>(bytes);
 }
 
+// Bit kQuad of each byte at place kTo, among others.
 template <int kQuad, int kTo>
-FEWBIT_PANEL_INLINE V8 PlaneBit(V8 plane) {
-  const V8 mask = hn::Set(D8(), uint8_t{1 << kTo});
-  if constexpr (kQuad > kTo) return hn::And(ShiftBytesRight<kQuad - kTo>(plane), mask);
+FEWBIT_PANEL_INLINE V8 MovePlaneBit(V8 plane) {
+  if constexpr (kQuad > kTo) return ShiftBytesRight<kQuad - kTo>(plane);
   if constexpr (kQuad < kTo) {
-    return hn::And(hn::BitCast(D8(), hn::ShiftLeft<kTo - kQuad>(hn::BitCast(D16(), plane))), mask);
+    return hn::BitCast(D8(), hn::ShiftLeft<kTo - kQuad>(hn::BitCast(D16(), plane)));
   }
-  return hn::And(plane, mask);
+  return plane;
 }
 
 FEWBIT_PANEL_INLINE void SplitNibbles(V8 v, V8* quads) {
@@ -211,10 +211,11 @@ struct UnpackBits3 {
     const uint8_t* pair = codes + step / 2 * (2 * kBytes);
     SplitTwoBits(LoadCodes(pair, step % 2 * kQuadBytes, part), quads);
     const V8 plane = LoadHalfPlane(pair + 2 * kQuadBytes + step % 2 * (kQuadBytes / 2), part);
-    quads[0] = hn::Or(quads[0], PlaneBit<0, 2>(plane));
-    quads[1] = hn::Or(quads[1], PlaneBit<1, 2>(plane));
-    quads[2] = hn::Or(quads[2], PlaneBit<2, 2>(plane));
-    quads[3] = hn::Or(quads[3], PlaneBit<3, 2>(plane));
+    const V8 bit = hn::Set(D8(), uint8_t{4});
+    quads[0] = hn::OrAnd(quads[0], MovePlaneBit<0, 2>(plane), bit);
+    quads[1] = hn::OrAnd(quads[1], MovePlaneBit<1, 2>(plane), bit);
+    quads[2] = hn::OrAnd(quads[2], MovePlaneBit<2, 2>(plane), bit);
+    quads[3] = hn::OrAnd(quads[3], MovePlaneBit<3, 2>(plane), bit);
   }
 };
 
@@ -246,10 +247,11 @@ struct UnpackBits5 {
     SplitNibbles(LoadCodes(pair, step % 2 * 2 * kQuadBytes, part), quads);
     SplitNibbles(LoadCodes(pair, (step % 2 * 2 + 1) * kQuadBytes, part), quads + 2);
     const V8 plane = LoadHalfPlane(pair + 4 * kQuadBytes + step % 2 * (kQuadBytes / 2), part);
-    quads[0] = hn::Or(quads[0], PlaneBit<0, 4>(plane));
-    quads[1] = hn::Or(quads[1], PlaneBit<1, 4>(plane));
-    quads[2] = hn::Or(quads[2], PlaneBit<2, 4>(plane));
-    quads[3] = hn::Or(quads[3], PlaneBit<3, 4>(plane));
+    const V8 bit = hn::Set(D8(), uint8_t{16});
+    quads[0] = hn::OrAnd(quads[0], MovePlaneBit<0, 4>(plane), bit);
+    quads[1] = hn::OrAnd(quads[1], MovePlaneBit<1, 4>(plane), bit);
+    quads[2] = hn::OrAnd(quads[2], MovePlaneBit<2, 4>(plane), bit);
+    quads[3] = hn::OrAnd(quads[3], MovePlaneBit<3, 4>(plane), bit);
   }
 };
 
@@ -266,10 +268,10 @@ struct UnpackBits6 {
     const V8 mask = hn::Set(d, uint8_t{0x30});
     const D16 d16;
     const auto up = hn::BitCast(d16, high);
-    quads[0] = hn::Or(quads[0], hn::And(hn::BitCast(d, hn::ShiftLeft<4>(up)), mask));
-    quads[1] = hn::Or(quads[1], hn::And(hn::BitCast(d, hn::ShiftLeft<2>(up)), mask));
-    quads[2] = hn::Or(quads[2], hn::And(high, mask));
-    quads[3] = hn::Or(quads[3], hn::And(ShiftBytesRight<2>(high), mask));
+    quads[0] = hn::OrAnd(quads[0], hn::BitCast(d, hn::ShiftLeft<4>(up)), mask);
+    quads[1] = hn::OrAnd(quads[1], hn::BitCast(d, hn::ShiftLeft<2>(up)), mask);
+    quads[2] = hn::OrAnd(quads[2], high, mask);
+    quads[3] = hn::OrAnd(quads[3], ShiftBytesRight<2>(high), mask);
   }
 };
 
