@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
 #include <exception>
 #include <memory>
@@ -16,6 +17,29 @@ namespace fewbit {
 namespace {
 
 thread_local bool inside_parallel_for = false;
+
+// How often a thread looks again before it sleeps. Decoders start a loop every few microseconds,
+// and waking a sleeping thread takes longer than many of them; at some 20 ns a look this bridges
+// such gaps, and costs little where no loop follows.
+constexpr int kLooksBeforeSleep = 2000;
+
+inline void pause_processor() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waits a little for `condition`; whether it holds.
+template <class Condition>
+bool holds_soon(const Condition& condition) {
+  for (int i = 0; i < kLooksBeforeSleep; ++i) {
+    if (condition()) return true;
+    pause_processor();
+  }
+  return false;
+}
 
 size_t default_thread_count() {
   if (const char* text = std::getenv("FEWBIT_THREADS")) {
@@ -36,7 +60,7 @@ struct Loop {
   std::atomic<size_t> next{0};
   std::mutex mutex;
   std::exception_ptr failure;
-  size_t helpers = 0;  // Pool threads at work on it; guarded by the pool's mutex.
+  std::atomic<size_t> helpers{0};  // Pool threads at work on it; changed under the pool's mutex.
 
   bool has_indices_left() const { return next.load() < count; }
 
@@ -63,6 +87,7 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       stopping_ = true;
+      changes_.fetch_add(1);
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
@@ -75,15 +100,25 @@ class Pool {
       limit_ = limit;
       loops_.push_back(&loop);
       ++at_work_;
+      changes_.fetch_add(1);
     }
     wake_.notify_all();
     loop.run();
+    {
+      std::lock_guard lock(mutex_);
+      std::erase(loops_, &loop);
+      --at_work_;
+      // The processor that this caller leaves may serve another one's loop.
+      if (!loops_.empty()) {
+        changes_.fetch_add(1);
+        wake_.notify_one();
+      }
+    }
+    // Nobody joins any more; a helper that has left does not touch the loop again.
+    const auto alone = [&] { return loop.helpers.load() == 0; };
+    if (holds_soon(alone)) return;
     std::unique_lock lock(mutex_);
-    std::erase(loops_, &loop);
-    --at_work_;
-    // The processor that this caller leaves may serve another one's loop.
-    if (!loops_.empty()) wake_.notify_one();
-    done_.wait(lock, [&] { return loop.helpers == 0; });
+    done_.wait(lock, alone);
   }
 
  private:
@@ -99,10 +134,17 @@ class Pool {
     std::unique_lock lock(mutex_);
     for (;;) {
       Loop* loop = nullptr;
-      wake_.wait(lock, [&] {
+      const auto wanted = [&] {
         loop = at_work_ < limit_ ? neediest() : nullptr;
         return stopping_ || loop;
-      });
+      };
+      if (!wanted()) {
+        const uint64_t seen = changes_.load();
+        lock.unlock();
+        holds_soon([&] { return changes_.load() != seen; });
+        lock.lock();
+        wake_.wait(lock, wanted);
+      }
       if (stopping_) return;
       ++loop->helpers;
       ++at_work_;
@@ -116,6 +158,8 @@ class Pool {
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
+  std::atomic<uint64_t> changes_{
+      0};  // Of loops_ and at_work_, for those who look without the lock.
   std::vector<std::thread> workers_;
   std::vector<Loop*> loops_;
   size_t limit_ = 1, at_work_ = 0;
@@ -144,7 +188,7 @@ void parallel_for(size_t count, const std::function<void(size_t)>& body) {
     for (size_t i = 0; i < count; ++i) body(i);
     return;
   }
-  Loop loop{count, body, {}, {}, {}, 0};
+  Loop loop{count, body, {}, {}, {}, {}};
   pool().run(loop, threads);
   if (loop.failure) std::rethrow_exception(loop.failure);
 }

@@ -16,6 +16,7 @@
 #include "fewbit/eval/wikitext.h"
 #include "fewbit/model/model_text.h"
 #include "fewbit/network/torch_language_model.h"
+#include "fewbit/runtime/packed_language_model.h"
 #include "fewbit/text/corpus.h"
 
 namespace fewbit::cli {
@@ -27,7 +28,7 @@ constexpr double kMiB = 1 << 20;
 struct EvalArguments {
   std::string model, reference;
   std::string data, text_form = "file", tokens, save_tokens, save_base, kl_base, output;
-  std::string rule, device = "cpu";
+  std::string rule, device = "cpu", engine = "torch", activations = "int8";
   size_t sample = 0, context = 0, stride = 0, batch = 0, max_windows = 0, threads = 0;
   int64_t bos = -1;
   uint64_t seed = 0;
@@ -39,7 +40,7 @@ struct EvalArguments {
 struct OpenModel {
   Checkpoint checkpoint;
   std::optional<Tokenizer> tokenizer;
-  std::unique_ptr<TorchLanguageModel> model;
+  std::unique_ptr<LanguageModel> model;
 };
 
 at::Device device_of(const std::string& name) {
@@ -54,6 +55,13 @@ OpenModel open_model(const std::string& path, const EvalArguments& arguments) {
   OpenModel open;
   open.checkpoint = open_checkpoint(path);
   if (!open.checkpoint.tokenizer.empty()) open.tokenizer = load_tokenizer(open.checkpoint);
+  if (arguments.engine == "packed") {
+    PackedModelOptions options;
+    options.activations = arguments.activations == "f32" ? Activations::f32 : Activations::int8;
+    open.model = std::make_unique<PackedLanguageModel>(
+        std::make_shared<PackedModel>(open.checkpoint, options));
+    return open;
+  }
   const auto residency = arguments.streamed ? TorchLanguageModel::Residency::streamed
                                             : TorchLanguageModel::Residency::resident;
   open.model = std::make_unique<TorchLanguageModel>(
@@ -247,6 +255,8 @@ void check_arguments(const EvalArguments& a) {
   require(a.save_base.empty() || a.reference.empty(),
           "--save-base-logits stores the model itself: leave --reference out");
   require(a.save_tokens.empty() || a.sample > 0, "--save-tokens goes with --sample");
+  require(a.engine == "torch" || (a.device == "cpu" && !a.streamed),
+          "--engine packed runs on the CPU from memory: leave --device and --streamed out");
 }
 
 void run(const EvalArguments& arguments) {
@@ -338,6 +348,8 @@ void run(const EvalArguments& arguments) {
   }
   report["threads"] = thread_count();
   report["device"] = arguments.device;
+  report["engine"] = arguments.engine;
+  if (arguments.engine == "packed") report["activations"] = arguments.activations;
   report["wall_seconds"] = clock.seconds();
   report["peak_bytes"] = peak_resident_bytes();
   const std::string text = report.dump(2) + "\n";
@@ -415,6 +427,12 @@ void add_eval_verb(CLI::App& app) {
   verb->add_option("--threads", a->threads, "threads (default: FEWBIT_THREADS or all processors)")
       ->check(CLI::Range(size_t{1}, size_t{4096}));
   verb->add_option("--device", a->device, "cpu (default) or cuda");
+  verb->add_option("--engine", a->engine,
+                   "torch (default): weights as floats; packed: the kernels of fewbit run")
+      ->check(CLI::IsMember({"torch", "packed"}));
+  verb->add_option("--activations", a->activations,
+                   "of --engine packed: int8 (default, as fewbit run) or f32 (exact)")
+      ->check(CLI::IsMember({"int8", "f32"}));
   verb->add_flag("--streamed", a->streamed, "read each block when it is needed, keep none");
   verb->add_option("-o,--output", a->output, "also write the JSON report to this file");
   verb->add_flag("--json", a->json, "print the JSON report");

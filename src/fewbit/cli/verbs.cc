@@ -14,6 +14,8 @@ void add_verbs(CLI::App& app) {
   add_report_verb(app);
   add_methods_verb(app);
 #endif
+  add_run_verb(app);
+  add_chat_verb(app);
 }
 
 }  // namespace fewbit::cli

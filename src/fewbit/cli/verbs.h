@@ -8,9 +8,11 @@ namespace fewbit::cli {
 // Adds all verbs of this build.
 void add_verbs(CLI::App& app);
 
+void add_chat_verb(CLI::App& app);
 void add_formats_verb(CLI::App& app);
 void add_inspect_verb(CLI::App& app);
 void add_law_verb(CLI::App& app);
+void add_run_verb(CLI::App& app);
 #ifdef FEWBIT_WITH_TORCH
 void add_eval_verb(CLI::App& app);
 void add_methods_verb(CLI::App& app);

@@ -8,6 +8,7 @@
 #include "fewbit/base/error.h"
 #include "fewbit/model/architectures.h"
 #include "fewbit/model/containers.h"
+#include "fewbit/model/stored_rows.h"
 #include "fewbit/model/stored_source.h"
 #include "fewbit/model/wiring.h"
 
@@ -17,7 +18,7 @@ namespace {
 constexpr std::string_view kWeightSuffix = ".weight";
 
 // Plain tensors come from `plain`; weights of quantized linears from their codes.
-class FewbitSource : public TensorSource {
+class FewbitSource : public TensorSource, public StoredRowsSource {
  public:
   FewbitSource(const ModelSpec& spec, HfDirectory directory, Json descriptions)
       : directory_(std::move(directory)), descriptions_(std::move(descriptions)) {
@@ -68,6 +69,10 @@ class FewbitSource : public TensorSource {
 
   std::span<const float> borrow(std::string_view name) const override {
     return layer_of(name).empty() ? plain_->borrow(name) : std::span<const float>{};
+  }
+
+  std::optional<StoredRows> stored_rows(std::string_view name) const override {
+    return layer_of(name).empty() ? fewbit::stored_rows(*plain_, name) : std::nullopt;
   }
 
   std::optional<QuantizedMatrix> quantized(std::string_view layer) const override {

@@ -3,10 +3,22 @@
 #include "fewbit/base/error.h"
 #include "fewbit/base/file.h"
 #include "fewbit/base/json.h"
+#include "fewbit/io/gguf.h"
 #include "fewbit/io/hf_directory.h"
+#include "fewbit/text/chat_template.h"
 #include "fewbit/text/gguf_vocabulary.h"
 
 namespace fewbit {
+namespace {
+
+// tokenizer_config.json beside a tokenizer.json; null if there is none.
+Json tokenizer_config(const std::filesystem::path& tokenizer_json) {
+  const std::filesystem::path path = tokenizer_json.parent_path() / "tokenizer_config.json";
+  if (!std::filesystem::exists(path)) return nullptr;
+  return parse_json(read_text_file(path, kMaxModelTextBytes), path.string());
+}
+
+}  // namespace
 
 Tokenizer load_tokenizer(const Checkpoint& checkpoint) {
   const TokenizerSource& source = checkpoint.tokenizer;
@@ -15,10 +27,22 @@ Tokenizer load_tokenizer(const Checkpoint& checkpoint) {
   const std::filesystem::path& path = *source.tokenizer_json;
   Tokenizer tokenizer =
       Tokenizer::from_json(read_text_file(path, kMaxModelTextBytes), path.string());
-  const std::filesystem::path config = path.parent_path() / "tokenizer_config.json";
-  if (!std::filesystem::exists(config)) return tokenizer;
-  return tokenizer.with_config(
-      parse_json(read_text_file(config, kMaxModelTextBytes), config.string()));
+  const Json config = tokenizer_config(path);
+  return config.is_null() ? tokenizer : tokenizer.with_config(config);
+}
+
+std::optional<std::string> load_chat_template(const Checkpoint& checkpoint) {
+  const TokenizerSource& source = checkpoint.tokenizer;
+  if (source.gguf) {
+    constexpr const char* kKey = "tokenizer.chat_template";
+    if (!source.gguf->contains(kKey)) return std::nullopt;
+    return std::string(source.gguf->string(kKey));
+  }
+  if (!source.tokenizer_json) return std::nullopt;
+  const std::filesystem::path file = source.tokenizer_json->parent_path() / "chat_template.jinja";
+  if (std::filesystem::exists(file)) return read_text_file(file, kMaxModelTextBytes);
+  const Json config = tokenizer_config(*source.tokenizer_json);
+  return config.is_null() ? std::nullopt : chat_template_of_config(config);
 }
 
 std::optional<int32_t> prefix_token(const Checkpoint& checkpoint, const Tokenizer* tokenizer) {

@@ -11,6 +11,7 @@
 #include "fewbit/base/log.h"
 #include "fewbit/base/threads.h"
 #include "fewbit/formats/stored_floats.h"
+#include "fewbit/model/stored_rows.h"
 
 namespace fewbit {
 namespace {
@@ -40,7 +41,7 @@ bool carries_nothing(std::string_view name) {
          name == "rope_freqs.weight";
 }
 
-class BoundSource : public TensorSource {
+class BoundSource : public TensorSource, public StoredRowsSource {
  public:
   BoundSource(std::shared_ptr<const TensorContainer> container, std::vector<TensorBinding> bindings,
               std::set<std::string, std::less<>> used)
@@ -84,6 +85,23 @@ class BoundSource : public TensorSource {
     if (stored.empty()) return {};
     const size_t columns = binding.shape.size() < 2 ? 1 : binding.shape.back();
     return stored.subspan(binding.rows.first * columns, product(binding.shape));
+  }
+
+  std::optional<StoredRows> stored_rows(std::string_view name) const override {
+    const TensorBinding& binding = at(name);
+    if (binding.added != 0 || binding.transposed || binding.shape.size() != 2) return std::nullopt;
+    const std::string stored_type = container_->info(binding.stored).stored_type;
+    for (const GgmlTypeInfo& type : ggml_types()) {
+      if (type.name != stored_type) continue;
+      const size_t cols = binding.shape[1];
+      return StoredRows{type.type,
+                        binding.shape[0],
+                        cols,
+                        ggml_bytes(type.type, cols),
+                        container_->bytes(binding.stored),
+                        binding.rows};
+    }
+    return std::nullopt;
   }
 
   using TensorSource::load;

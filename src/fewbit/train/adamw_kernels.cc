@@ -6,7 +6,7 @@
 #define HWY_TARGET_INCLUDE "fewbit/train/adamw_kernels.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.
-#include "fewbit/network/vector_math-inl.h"
+#include "fewbit/kernels/vector_math-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -1,10 +1,10 @@
 // Elementary functions on Highway vectors of float32, and loops over arrays of any length. Included
 // once per target by the kernels.
-#if defined(FEWBIT_NETWORK_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef FEWBIT_NETWORK_VECTOR_MATH_INL_H_
-#undef FEWBIT_NETWORK_VECTOR_MATH_INL_H_
+#if defined(FEWBIT_KERNELS_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FEWBIT_KERNELS_VECTOR_MATH_INL_H_
+#undef FEWBIT_KERNELS_VECTOR_MATH_INL_H_
 #else
-#define FEWBIT_NETWORK_VECTOR_MATH_INL_H_
+#define FEWBIT_KERNELS_VECTOR_MATH_INL_H_
 #endif
 
 #include <cstddef>
