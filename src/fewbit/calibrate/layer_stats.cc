@@ -1,5 +1,8 @@
 #include "fewbit/calibrate/layer_stats.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "fewbit/base/error.h"
 
 namespace fewbit {
@@ -8,6 +11,7 @@ LayerStats::LayerStats(size_t in_features, StatsRequest request)
     : in_features_(in_features), request_(request) {
   if (request.hessian) hessian_ = HessianAccumulator(in_features);
   if (request.mean_absolute) absolute_.assign(in_features, 0.0);
+  if (request.max_absolute) largest_.assign(in_features, 0.0);
 }
 
 void LayerStats::add(const at::Tensor& inputs, const std::string& site) {
@@ -29,6 +33,14 @@ void LayerStats::add(const at::Tensor& inputs, const std::string& site) {
       for (size_t c = 0; c < in_features_; ++c) absolute_[c] += std::fabs(row[c]);
     }
   }
+  if (request_.max_absolute) {
+    for (size_t t = 0; t < panel.rows(); ++t) {
+      const auto row = panel.row(t);
+      for (size_t c = 0; c < in_features_; ++c) {
+        largest_[c] = std::max<double>(largest_[c], std::fabs(row[c]));
+      }
+    }
+  }
 }
 
 void LayerStats::merge(const LayerStats& other) {
@@ -37,6 +49,9 @@ void LayerStats::merge(const LayerStats& other) {
   tokens_ += other.tokens_;
   if (request_.hessian) hessian_.merge(other.hessian_);
   for (size_t c = 0; c < absolute_.size(); ++c) absolute_[c] += other.absolute_[c];
+  for (size_t c = 0; c < largest_.size(); ++c) {
+    largest_[c] = std::max(largest_[c], other.largest_[c]);
+  }
 }
 
 DoubleMatrix LayerStats::hessian() const {
@@ -49,6 +64,11 @@ std::vector<double> LayerStats::mean_absolute() const {
   std::vector<double> mean = absolute_;
   for (double& value : mean) value /= static_cast<double>(tokens_);
   return mean;
+}
+
+std::vector<double> LayerStats::max_absolute() const {
+  require(tokens_ > 0 && request_.max_absolute, "no maxima were collected");
+  return largest_;
 }
 
 }  // namespace fewbit

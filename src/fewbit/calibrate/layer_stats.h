@@ -17,8 +17,9 @@ namespace fewbit {
 struct StatsRequest {
   bool hessian = false;        // sum over tokens of x x^T
   bool mean_absolute = false;  // sum over tokens of |x|, by input column
+  bool max_absolute = false;   // max over tokens of |x|, by input column
 
-  bool any() const { return hessian || mean_absolute; }
+  bool any() const { return hessian || mean_absolute || max_absolute; }
 };
 
 class LayerStats {
@@ -35,13 +36,15 @@ class LayerStats {
   DoubleMatrix hessian() const;
   // Mean of |x| by column. Error without tokens.
   std::vector<double> mean_absolute() const;
+  // Largest |x| by column. Error without tokens.
+  std::vector<double> max_absolute() const;
 
  private:
   size_t in_features_ = 0;
   StatsRequest request_;
   uint64_t tokens_ = 0;
   HessianAccumulator hessian_;
-  std::vector<double> absolute_;
+  std::vector<double> absolute_, largest_;
 };
 
 }  // namespace fewbit
