@@ -146,4 +146,17 @@ void fold_scale(const ModelSpec& spec, const FoldGroup& group, std::span<const f
   }
 }
 
+void fold_scale(BlockContext& block, const FoldGroup& group, std::span<const float> scale) {
+  std::vector<std::string> touched = group.readers;
+  touched.push_back(group.partner);
+  for (const std::string& layer : touched) {
+    require(
+        !block.quantized.contains(layer),
+        "{}: its codes stand already and cannot be scaled; transforms come before the pass that "
+        "quantizes",
+        layer);
+  }
+  fold_scale(block.spec(), group, scale, block.parameters);
+}
+
 }  // namespace fewbit

@@ -8,11 +8,11 @@
 // rounding alone.
 #pragma once
 
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "fewbit/calibrate/pass.h"
 #include "fewbit/network/block_model.h"
 
 namespace fewbit {
@@ -46,5 +46,7 @@ void share_columns(const ModelSpec& spec, const FoldGroup& group, SharedColumns 
 // differs between shared columns; a tensor that is missing or of another size.
 void fold_scale(const ModelSpec& spec, const FoldGroup& group, std::span<const float> scale,
                 ParameterMap& parameters);
+// The same on a block; an Error if a linear concerned has been quantized already.
+void fold_scale(BlockContext& block, const FoldGroup& group, std::span<const float> scale);
 
 }  // namespace fewbit

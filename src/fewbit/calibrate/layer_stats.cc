@@ -10,6 +10,10 @@ namespace fewbit {
 LayerStats::LayerStats(size_t in_features, StatsRequest request)
     : in_features_(in_features), request_(request) {
   if (request.hessian) hessian_ = HessianAccumulator(in_features);
+  for (size_t first = 0; request.hessian_block > 0 && first < in_features;
+       first += request.hessian_block) {
+    hessian_blocks_.emplace_back(std::min(request.hessian_block, in_features - first));
+  }
   if (request.mean_absolute) absolute_.assign(in_features, 0.0);
   if (request.max_absolute) largest_.assign(in_features, 0.0);
 }
@@ -27,6 +31,10 @@ void LayerStats::add(const at::Tensor& inputs, const std::string& site) {
   const MatrixView<const float> panel(rows.data_ptr<float>(), static_cast<size_t>(rows.size(0)),
                                       in_features_);
   if (request_.hessian) hessian_.add(panel);
+  for (size_t i = 0; i < hessian_blocks_.size(); ++i) {
+    HessianAccumulator& block = hessian_blocks_[i];
+    block.add(panel.cols_from(i * request_.hessian_block, block.features()));
+  }
   if (request_.mean_absolute) {
     for (size_t t = 0; t < panel.rows(); ++t) {
       const auto row = panel.row(t);
@@ -48,6 +56,9 @@ void LayerStats::merge(const LayerStats& other) {
           in_features_, other.in_features_);
   tokens_ += other.tokens_;
   if (request_.hessian) hessian_.merge(other.hessian_);
+  for (size_t i = 0; i < hessian_blocks_.size(); ++i) {
+    hessian_blocks_[i].merge(other.hessian_blocks_.at(i));
+  }
   for (size_t c = 0; c < absolute_.size(); ++c) absolute_[c] += other.absolute_[c];
   for (size_t c = 0; c < largest_.size(); ++c) {
     largest_[c] = std::max(largest_[c], other.largest_[c]);
@@ -57,6 +68,12 @@ void LayerStats::merge(const LayerStats& other) {
 DoubleMatrix LayerStats::hessian() const {
   require(tokens_ > 0 && request_.hessian, "no Hessian was collected");
   return hessian_.symmetric(2.0 / static_cast<double>(tokens_));
+}
+
+DoubleMatrix LayerStats::hessian_block(size_t index) const {
+  require(tokens_ > 0 && index < hessian_blocks_.size(), "no block {} of a Hessian was collected",
+          index);
+  return hessian_blocks_[index].symmetric(2.0 / static_cast<double>(tokens_));
 }
 
 std::vector<double> LayerStats::mean_absolute() const {

@@ -47,18 +47,19 @@ struct LayerReport {
 
 // What a transform or tuning of some layers came to.
 struct TransformReport {
-  std::string where;   // A site, a layer or a block.
+  std::string where;  // A site, a layer or a block.
   std::string method;
   std::string detail;  // "ratio 0.45 of 20", for people.
   // What was made small, without and with the transform; absent if nothing was measured.
   std::optional<double> objective_before, objective_after;
+  std::vector<double> losses;  // Of all candidates of a search, infinite where given up.
   double seconds = 0;
   std::vector<std::string> warnings;
 };
 
 // One block under quantization. Passes change `parameters` (what the next run computes with) and
-// put codes into `quantized`; both are keyed by canonical names, `quantized` by layer. A parameter is
-// replaced by a new tensor, never written to: others may hold it.
+// put codes into `quantized`; both are keyed by canonical names, `quantized` by layer. A parameter
+// is replaced by a new tensor, never written to: others may hold it.
 class BlockContext {
  public:
   virtual ~BlockContext() = default;
@@ -139,6 +140,9 @@ struct MethodInfo {
   std::string default_format;
   // False: always default_format, and a recipe may set only its options.
   bool choose_format = true;
+  // True: the pass looks ahead to what quantization will do, and what the recipe leaves out of its
+  // format is taken from the next pass that quantizes.
+  bool grid_of_next = false;
   std::function<std::unique_ptr<Pass>(const OptionValues&, GridChoice)> make;
 };
 

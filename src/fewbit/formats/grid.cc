@@ -117,9 +117,8 @@ void round_to_grid(const Grid& grid, MatrixView<const float> weights,
   require(decoded.rows() == weights.rows() && decoded.cols() == weights.cols(),
           "weights of [{}, {}] do not decode to [{}, {}]", weights.rows(), weights.cols(),
           decoded.rows(), decoded.cols());
-  encode_to_nearest(grid, weights, importance, [&](size_t first, Panel<float> panel) {
-    store_panel(panel, first, decoded);
-  });
+  encode_to_nearest(grid, weights, importance,
+                    [&](size_t first, Panel<float> panel) { store_panel(panel, first, decoded); });
 }
 
 }  // namespace fewbit
