@@ -1,5 +1,8 @@
 #include "fewbit/calibrate/layer_stats.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "fewbit/base/error.h"
 
 namespace fewbit {
@@ -7,7 +10,12 @@ namespace fewbit {
 LayerStats::LayerStats(size_t in_features, StatsRequest request)
     : in_features_(in_features), request_(request) {
   if (request.hessian) hessian_ = HessianAccumulator(in_features);
+  for (size_t first = 0; request.hessian_block > 0 && first < in_features;
+       first += request.hessian_block) {
+    hessian_blocks_.emplace_back(std::min(request.hessian_block, in_features - first));
+  }
   if (request.mean_absolute) absolute_.assign(in_features, 0.0);
+  if (request.max_absolute) largest_.assign(in_features, 0.0);
 }
 
 void LayerStats::add(const at::Tensor& inputs, const std::string& site) {
@@ -23,10 +31,22 @@ void LayerStats::add(const at::Tensor& inputs, const std::string& site) {
   const MatrixView<const float> panel(rows.data_ptr<float>(), static_cast<size_t>(rows.size(0)),
                                       in_features_);
   if (request_.hessian) hessian_.add(panel);
+  for (size_t i = 0; i < hessian_blocks_.size(); ++i) {
+    HessianAccumulator& block = hessian_blocks_[i];
+    block.add(panel.cols_from(i * request_.hessian_block, block.features()));
+  }
   if (request_.mean_absolute) {
     for (size_t t = 0; t < panel.rows(); ++t) {
       const auto row = panel.row(t);
       for (size_t c = 0; c < in_features_; ++c) absolute_[c] += std::fabs(row[c]);
+    }
+  }
+  if (request_.max_absolute) {
+    for (size_t t = 0; t < panel.rows(); ++t) {
+      const auto row = panel.row(t);
+      for (size_t c = 0; c < in_features_; ++c) {
+        largest_[c] = std::max<double>(largest_[c], std::fabs(row[c]));
+      }
     }
   }
 }
@@ -36,7 +56,13 @@ void LayerStats::merge(const LayerStats& other) {
           in_features_, other.in_features_);
   tokens_ += other.tokens_;
   if (request_.hessian) hessian_.merge(other.hessian_);
+  for (size_t i = 0; i < hessian_blocks_.size(); ++i) {
+    hessian_blocks_[i].merge(other.hessian_blocks_.at(i));
+  }
   for (size_t c = 0; c < absolute_.size(); ++c) absolute_[c] += other.absolute_[c];
+  for (size_t c = 0; c < largest_.size(); ++c) {
+    largest_[c] = std::max(largest_[c], other.largest_[c]);
+  }
 }
 
 DoubleMatrix LayerStats::hessian() const {
@@ -44,11 +70,22 @@ DoubleMatrix LayerStats::hessian() const {
   return hessian_.symmetric(2.0 / static_cast<double>(tokens_));
 }
 
+DoubleMatrix LayerStats::hessian_block(size_t index) const {
+  require(tokens_ > 0 && index < hessian_blocks_.size(), "no block {} of a Hessian was collected",
+          index);
+  return hessian_blocks_[index].symmetric(2.0 / static_cast<double>(tokens_));
+}
+
 std::vector<double> LayerStats::mean_absolute() const {
   require(tokens_ > 0 && request_.mean_absolute, "no means were collected");
   std::vector<double> mean = absolute_;
   for (double& value : mean) value /= static_cast<double>(tokens_);
   return mean;
+}
+
+std::vector<double> LayerStats::max_absolute() const {
+  require(tokens_ > 0 && request_.max_absolute, "no maxima were collected");
+  return largest_;
 }
 
 }  // namespace fewbit

@@ -16,9 +16,11 @@ namespace fewbit {
 
 struct StatsRequest {
   bool hessian = false;        // sum over tokens of x x^T
+  size_t hessian_block = 0;    // not 0: of it, the diagonal blocks of so many columns
   bool mean_absolute = false;  // sum over tokens of |x|, by input column
+  bool max_absolute = false;   // max over tokens of |x|, by input column
 
-  bool any() const { return hessian || mean_absolute; }
+  bool any() const { return hessian || hessian_block > 0 || mean_absolute || max_absolute; }
 };
 
 class LayerStats {
@@ -33,15 +35,21 @@ class LayerStats {
   uint64_t tokens() const { return tokens_; }
   // H = (2 / tokens) sum x x^T [in, in], GPTQ's Hessian up to its scale. Error without tokens.
   DoubleMatrix hessian() const;
+  // The diagonal block of H that begins at column index * request.hessian_block; the last may be
+  // smaller. Error without tokens.
+  DoubleMatrix hessian_block(size_t index) const;
   // Mean of |x| by column. Error without tokens.
   std::vector<double> mean_absolute() const;
+  // Largest |x| by column. Error without tokens.
+  std::vector<double> max_absolute() const;
 
  private:
   size_t in_features_ = 0;
   StatsRequest request_;
   uint64_t tokens_ = 0;
   HessianAccumulator hessian_;
-  std::vector<double> absolute_;
+  std::vector<HessianAccumulator> hessian_blocks_;
+  std::vector<double> absolute_, largest_;
 };
 
 }  // namespace fewbit

@@ -28,18 +28,46 @@ const MethodInfo& find_method(std::span<const MethodInfo> methods, const std::st
   fail("unknown method '{}'; known: {}", name, join_choices(known));
 }
 
-// Separates the options of the method from those of its format, and checks both.
-std::unique_ptr<Pass> build_pass(const PassRequest& request, const MethodInfo& method) {
+// The options of a request, those of the method apart from those of its format.
+struct SplitOptions {
+  std::map<std::string, std::string> method, format_options;
+  std::string format;
+  bool format_given = false;
+};
+
+SplitOptions split_options(const PassRequest& request, const MethodInfo& method) {
   const std::vector<OptionSpec> own = all_options(method);
-  std::map<std::string, std::string> method_options, format_options;
+  SplitOptions split;
   for (const auto& [key, value] : request.options) {
     bool is_own = false;
     for (const OptionSpec& spec : own) is_own = is_own || spec.name == key;
-    (is_own || method.default_format.empty() ? method_options : format_options)[key] = value;
+    (is_own || method.default_format.empty() ? split.method : split.format_options)[key] = value;
   }
-  const auto chosen = method_options.find("format");
-  const std::string format =
-      chosen != method_options.end() ? chosen->second : method.default_format;
+  const auto chosen = split.method.find("format");
+  split.format_given = chosen != split.method.end();
+  split.format = split.format_given ? chosen->second : method.default_format;
+  return split;
+}
+
+// Completes the format of a pass that looks ahead by that of the next quantizing pass, unless the
+// recipe has given it another one.
+void take_format_of_next(std::span<const PassRequest> later, std::span<const MethodInfo> methods,
+                         SplitOptions& split) {
+  for (const PassRequest& request : later) {
+    const MethodInfo& method = find_method(methods, request.method);
+    if (method.kind != PassKind::quantize || method.default_format.empty()) continue;
+    const SplitOptions next = split_options(request, method);
+    if (split.format_given && split.format != next.format) return;
+    split.format = next.format;
+    split.format_options.insert(next.format_options.begin(), next.format_options.end());
+    return;
+  }
+}
+
+// Checks the options of a pass and makes it.
+std::unique_ptr<Pass> build_pass(const SplitOptions& split, const MethodInfo& method) {
+  const std::vector<OptionSpec> own = all_options(method);
+  const auto& [method_options, format_options, format, format_given] = split;
   if (!format.empty()) {
     std::vector<std::string> known;
     for (const OptionSpec& spec : own) known.push_back(spec.name);
@@ -50,7 +78,7 @@ std::unique_ptr<Pass> build_pass(const PassRequest& request, const MethodInfo& m
     }
   }
   GridChoice grid;
-  if (!format.empty()) grid = GridChoice(format, std::move(format_options));
+  if (!format.empty()) grid = GridChoice(format, format_options);
   return method.make(OptionValues(own, method_options), std::move(grid));
 }
 
@@ -108,14 +136,19 @@ std::vector<OptionSpec> all_options(const MethodInfo& method) {
 std::vector<std::unique_ptr<Pass>> build_passes(const Recipe& recipe,
                                                 std::span<const MethodInfo> methods,
                                                 const ModelSpec& spec) {
-  std::vector<std::unique_ptr<Pass>> passes;
-  for (size_t i = 0; i < recipe.passes.size(); ++i) {
-    const PassRequest& request = recipe.passes[i];
-    passes.push_back(with_context(fmt::format("recipe: pass {} ({})", i + 1, request.method), [&] {
-      auto pass = build_pass(request, find_method(methods, request.method));
+  const std::span<const PassRequest> requests = recipe.passes;
+  std::vector<std::unique_ptr<Pass>> passes(requests.size());
+  // From the last to the first, so that a wrong option is reported where it stands and not by a
+  // pass before it that looks ahead.
+  for (size_t i = requests.size(); i-- > 0;) {
+    passes[i] = with_context(fmt::format("recipe: pass {} ({})", i + 1, requests[i].method), [&] {
+      const MethodInfo& method = find_method(methods, requests[i].method);
+      SplitOptions split = split_options(requests[i], method);
+      if (method.grid_of_next) take_format_of_next(requests.subspan(i + 1), methods, split);
+      auto pass = build_pass(split, method);
       pass->check(spec);
       return pass;
-    }));
+    });
   }
   return passes;
 }

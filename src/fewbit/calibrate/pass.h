@@ -45,8 +45,21 @@ struct LayerReport {
   std::vector<std::string> warnings;
 };
 
+// What a transform or tuning of some layers came to.
+struct TransformReport {
+  std::string where;  // A site, a layer or a block.
+  std::string method;
+  std::string detail;  // "ratio 0.45 of 20", for people.
+  // What was made small, without and with the transform; absent if nothing was measured.
+  std::optional<double> objective_before, objective_after;
+  std::vector<double> losses;  // Of all candidates of a search, infinite where given up.
+  double seconds = 0;
+  std::vector<std::string> warnings;
+};
+
 // One block under quantization. Passes change `parameters` (what the next run computes with) and
-// put codes into `quantized`; both are keyed by canonical names, `quantized` by layer.
+// put codes into `quantized`; both are keyed by canonical names, `quantized` by layer. A parameter
+// is replaced by a new tensor, never written to: others may hold it.
 class BlockContext {
  public:
   virtual ~BlockContext() = default;
@@ -57,6 +70,7 @@ class BlockContext {
   ParameterMap parameters;
   std::map<std::string, QuantizedMatrix, std::less<>> quantized;
   std::vector<LayerReport> reports;
+  std::vector<TransformReport> transforms;
   const LayerPlan* plan = nullptr;
 
   // Statistics of the inputs of `steps` under the current parameters, from one partial run of the
@@ -64,6 +78,12 @@ class BlockContext {
   // input was never reached has 0 tokens.
   virtual std::vector<LayerStats> collect(const std::vector<const Step*>& steps,
                                           StatsRequest request) = 0;
+
+  // The calibration sequences by batches, for passes that compare outputs: how many batches there
+  // are, their tokens, and a run of one through the block under parameters of the pass's choice.
+  virtual size_t batches() const = 0;
+  virtual size_t batch_tokens(size_t batch) const = 0;
+  virtual at::Tensor run(size_t batch, const ParameterMap& with, const BlockHooks& hooks) const = 0;
 };
 
 class Pass {
@@ -120,6 +140,9 @@ struct MethodInfo {
   std::string default_format;
   // False: always default_format, and a recipe may set only its options.
   bool choose_format = true;
+  // True: the pass looks ahead to what quantization will do, and what the recipe leaves out of its
+  // format is taken from the next pass that quantizes.
+  bool grid_of_next = false;
   std::function<std::unique_ptr<Pass>(const OptionValues&, GridChoice)> make;
 };
 

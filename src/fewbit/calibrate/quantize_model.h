@@ -1,5 +1,5 @@
-// Runs the passes of a recipe over a checkpoint and gathers the result: codes by layer, what each
-// layer came to, what the whole costs in stored bits.
+// Runs the passes of a recipe over a checkpoint and gathers the result: codes by layer, tensors
+// that transforms have changed, what each layer came to, what the whole costs in stored bits.
 #pragma once
 
 #include <map>
@@ -17,9 +17,13 @@ namespace fewbit {
 
 struct QuantizedModel {
   ModelSpec spec;
-  // By layer name: "blocks.3.attn.q". What is not here is as in the checkpoint.
+  // By layer name: "blocks.3.attn.q".
   std::map<std::string, QuantizedMatrix, std::less<>> layers;
+  // Tensors without codes that differ from the checkpoint's, on the CPU: norms into which a scale
+  // was folded. What is in neither map is as in the checkpoint.
+  ParameterMap changed;
   std::vector<LayerReport> reports;
+  std::vector<TransformReport> transforms;
   double seconds = 0;
   uint64_t calibration_tokens = 0;
 
@@ -33,15 +37,16 @@ QuantizedModel quantize_model(const Checkpoint& checkpoint,
                               std::span<const std::unique_ptr<Pass>> passes,
                               const CalibrationSet& calibration, const WalkOptions& options);
 
-// All parameters of the model, quantized layers dequantized: what evaluation runs on.
+// All parameters of the model, changed tensors replaced and quantized layers dequantized: what
+// evaluation runs on.
 ParameterMap dequantized_parameters(const Decoder& decoder, const QuantizedModel& model);
 
 // Totals and layers, for --json and the recipe's report.
 Json to_json(const QuantizedModel& model);
 
-// Writes the model as a fewbit directory: packed codes, everything else as the checkpoint has it,
-// the tokenizer (a GGUF file's vocabulary becomes tokenizer.gguf), the training record, and
-// quantization.json = `report`. Opened again it computes the same logits to the bit.
+// Writes the model as a fewbit directory: packed codes, changed tensors, everything else as the
+// checkpoint has it, the tokenizer (a GGUF file's vocabulary becomes tokenizer.gguf), the training
+// record, and quantization.json = `report`. Opened again it computes the same logits to the bit.
 void write_quantized_model(const std::filesystem::path& directory, bool replace,
                            const Checkpoint& checkpoint, const QuantizedModel& model,
                            const Json& report);

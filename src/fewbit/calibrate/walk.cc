@@ -46,6 +46,17 @@ class WalkContext : public BlockContext {
     return stats;
   }
 
+  size_t batches() const override { return inputs_.size(); }
+  size_t batch_tokens(size_t batch) const override {
+    // Token ids before the embedding, hidden states behind it: [sequences, length, ..].
+    const at::Tensor& value = inputs_.at(batch).value;
+    return static_cast<size_t>(value.size(0) * value.size(1));
+  }
+  at::Tensor run(size_t batch, const ParameterMap& with, const BlockHooks& hooks) const override {
+    throw_if_interrupted();
+    return model_.run(block_, inputs_.at(batch), with, hooks).value;
+  }
+
  private:
   const BlockModel& model_;
   const ModelSpec& spec_;
@@ -93,7 +104,8 @@ void walk_blocks(const BlockModel& model, const ModelSpec& spec,
         state = model.run(b, state, context.parameters);
       }
     }
-    WalkedBlock walked{context.info(), context.parameters, context.quantized, context.reports};
+    WalkedBlock walked{context.info(), context.parameters, context.quantized, context.reports,
+                       context.transforms};
     done(walked);
     progress.advance(1, context.info().name);
   }

@@ -29,6 +29,7 @@ struct WalkedBlock {
   const ParameterMap& parameters;
   std::map<std::string, QuantizedMatrix, std::less<>>& quantized;
   std::vector<LayerReport>& reports;
+  std::vector<TransformReport>& transforms;
 };
 
 struct WalkOptions {

@@ -39,6 +39,31 @@ std::span<const float> part(std::span<const float> importance, size_t first, siz
 
 size_t panel_count(size_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
+// Fits and assigns everything; `take(first column, decoded panel)` sees every panel.
+template <class Take>
+std::unique_ptr<GridEncoder> encode_to_nearest(const Grid& grid, MatrixView<const float> weights,
+                                               std::span<const float> importance, Take&& take) {
+  require_finite(weights);
+  check_importance(importance, weights.cols());
+  auto encoder = grid.begin(weights.rows(), weights.cols());
+  const GridShape shape = encoder->shape();
+  const bool whole = shape.scope == FitScope::matrix;
+  if (whole) encoder->fit_matrix(weights, importance);
+  const size_t columns =
+      whole ? std::max(kColumnsPerPass / shape.tile_cols, size_t{1}) * shape.tile_cols
+            : shape.group_size;
+  parallel_for(panel_count(weights.rows()), [&](size_t index) {
+    AlignedFloats buffer(columns * kPanelRows);
+    for_each_group(weights, index, columns, [&](size_t group, size_t first, Panel<float> panel) {
+      if (!whole) encoder->fit(group, panel, part(importance, first, panel.cols));
+      const Panel<float> decoded{buffer.data(), panel.cols, panel.rows, panel.first_row};
+      encoder->assign(first, panel, decoded);
+      take(first, decoded);
+    });
+  });
+  return encoder;
+}
+
 }  // namespace
 
 void require_finite(MatrixView<const float> weights) {
@@ -65,6 +90,13 @@ void load_panel(MatrixView<const float> weights, size_t first_col, Panel<float> 
   }
 }
 
+void store_panel(Panel<const float> panel, size_t first_col, MatrixView<float> weights) {
+  for (size_t r = 0; r < panel.rows; ++r) {
+    float* row = weights.row(panel.first_row + r).data() + first_col;
+    for (size_t c = 0; c < panel.cols; ++c) row[c] = panel.column(c)[r];
+  }
+}
+
 void GridEncoder::fit_matrix(MatrixView<const float> weights, std::span<const float> importance) {
   check_importance(importance, cols_);
   parallel_for(panel_count(rows_), [&](size_t index) {
@@ -77,23 +109,16 @@ void GridEncoder::fit_matrix(MatrixView<const float> weights, std::span<const fl
 
 QuantizedMatrix quantize_to_nearest(const Grid& grid, MatrixView<const float> weights,
                                     std::span<const float> importance) {
-  require_finite(weights);
-  check_importance(importance, weights.cols());
-  const auto encoder = grid.begin(weights.rows(), weights.cols());
-  const GridShape shape = encoder->shape();
-  const bool whole = shape.scope == FitScope::matrix;
-  if (whole) encoder->fit_matrix(weights, importance);
-  const size_t columns =
-      whole ? std::max(kColumnsPerPass / shape.tile_cols, size_t{1}) * shape.tile_cols
-            : shape.group_size;
-  parallel_for(panel_count(weights.rows()), [&](size_t index) {
-    AlignedFloats decoded(columns * kPanelRows);
-    for_each_group(weights, index, columns, [&](size_t group, size_t first, Panel<float> panel) {
-      if (!whole) encoder->fit(group, panel, part(importance, first, panel.cols));
-      encoder->assign(first, panel, {decoded.data(), panel.cols, panel.rows, panel.first_row});
-    });
-  });
-  return encoder->finish({});
+  return encode_to_nearest(grid, weights, importance, [](size_t, Panel<float>) {})->finish({});
+}
+
+void round_to_grid(const Grid& grid, MatrixView<const float> weights,
+                   std::span<const float> importance, MatrixView<float> decoded) {
+  require(decoded.rows() == weights.rows() && decoded.cols() == weights.cols(),
+          "weights of [{}, {}] do not decode to [{}, {}]", weights.rows(), weights.cols(),
+          decoded.rows(), decoded.cols());
+  encode_to_nearest(grid, weights, importance,
+                    [&](size_t first, Panel<float> panel) { store_panel(panel, first, decoded); });
 }
 
 }  // namespace fewbit

@@ -95,8 +95,14 @@ QuantizedMatrix quantize_to_nearest(const Grid& grid, MatrixView<const float> we
 // Error that names the first weight of a row that is infinite or not a number.
 void require_finite(MatrixView<const float> weights);
 
+// The same without keeping codes: only what they decode to, written to `decoded` of the same shape.
+void round_to_grid(const Grid& grid, MatrixView<const float> weights,
+                   std::span<const float> importance, MatrixView<float> decoded);
+
 // Copies columns [first_col, first_col + panel.cols) of rows panel.first_row... into a panel;
 // unused rows become 0.
 void load_panel(MatrixView<const float> weights, size_t first_col, Panel<float> panel);
+// Copies the used part of a panel back to those columns and rows.
+void store_panel(Panel<const float> panel, size_t first_col, MatrixView<float> weights);
 
 }  // namespace fewbit

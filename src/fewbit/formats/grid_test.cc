@@ -49,6 +49,18 @@ Matrix matrix_of(const TensorView& tensor) {
   return Matrix(tensor.shape.at(0), tensor.shape.at(1), to_floats(tensor));
 }
 
+TEST(GridTest, RoundingWithoutCodesGivesWhatTheCodesDecodeTo) {
+  for (const char* format : {"uniform", "nf4"}) {
+    for (const size_t cols : {64, 100}) {
+      const Matrix w = normal_matrix(70, cols, 3);
+      const auto grid = grid_from_options(format, {});
+      Matrix decoded(w.rows(), w.cols());
+      round_to_grid(*grid, w.view(), {}, decoded.view());
+      EXPECT_EQ(decoded, quantize_to_nearest(*grid, w.view()).dequantize());
+    }
+  }
+}
+
 // --- fixtures ------------------------------------------------------------------------------------
 
 FEWBIT_FIXTURE_TEST(RtnFixture, "rtn", ".safetensors") {

@@ -27,7 +27,7 @@ bool up_scale_passes(const ModelSpec& spec) {
 
 // The steps of a dense MLP, or of one expert, whose layer names begin with `prefix`.
 void add_mlp_steps(const ModelSpec& spec, const std::string& prefix, const std::string& norm,
-                   BlockWiring& wiring) {
+                   const std::string& block_output, BlockWiring& wiring) {
   Step input;
   input.site = prefix + "input";
   if (spec.gated_mlp) input.linears.push_back(prefix + "gate");
@@ -35,6 +35,7 @@ void add_mlp_steps(const ModelSpec& spec, const std::string& prefix, const std::
   input.in_features = spec.hidden_size;
   if (spec.norm_first) fold_into_norm(input, norm);
   input.readers = input.linears;
+  input.module_output = block_output;
 
   Step down;
   down.site = prefix + "down.input";
@@ -65,6 +66,7 @@ BlockWiring block_wiring(const ModelSpec& spec, size_t block) {
   qkv.in_features = spec.hidden_size;
   if (spec.norm_first) fold_into_norm(qkv, prefix + "attn_norm");
   qkv.readers = qkv.linears;
+  qkv.module_output = prefix + "attn.output";
 
   Step o;
   o.site = prefix + "attn.o.input";
@@ -82,15 +84,18 @@ BlockWiring block_wiring(const ModelSpec& spec, size_t block) {
   wiring.steps = {std::move(qkv), std::move(o)};
 
   const std::string norm = prefix + "mlp_norm";
+  // Nothing stands behind the MLP of a block, so its output is the stream's.
+  const std::string block_output = prefix + "output";
   if (spec.experts == 0) {
-    add_mlp_steps(spec, prefix + "mlp.", norm, wiring);
+    add_mlp_steps(spec, prefix + "mlp.", norm, block_output, wiring);
     const Step& input = wiring.steps[2];
     wiring.residual_readers.insert(wiring.residual_readers.end(), input.linears.begin(),
                                    input.linears.end());
     return wiring;
   }
   for (size_t expert = 0; expert < spec.experts; ++expert) {
-    add_mlp_steps(spec, fmt::format("{}mlp.experts.{}.", prefix, expert), norm, wiring);
+    add_mlp_steps(spec, fmt::format("{}mlp.experts.{}.", prefix, expert), norm, block_output,
+                  wiring);
   }
   // All experts and the router read one normed input, so a scale of it concerns all of them.
   std::vector<std::string> readers = {prefix + "mlp.router"};

@@ -33,6 +33,9 @@ struct Step {
   FoldKind fold = FoldKind::none;
   std::string partner;               // Layer name of the norm or linear; empty if none.
   std::vector<std::string> readers;  // Includes `linears`.
+  // Where the module that these linears open has its output: the attention, the MLP. A site of
+  // BlockHooks; empty for a linear that ends its module and for the head.
+  std::string module_output;
 };
 
 struct BlockWiring {

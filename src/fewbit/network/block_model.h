@@ -49,12 +49,16 @@ struct BlockHooks {
   //   blocks.I.mlp.experts.E.input, blocks.I.mlp.experts.E.down.input     inputs of the steps
   //   blocks.I.attn.{q,k}_unrotated, blocks.I.attn.{q,k}_rotated, blocks.I.attn.v_heads
   //                                                  [batch, length, heads, head_size]
+  //   blocks.I.attn.output                                                behind o, before any norm
   //   blocks.I.output                                                     the stream behind it
   // and head.input in the head.
   std::function<at::Tensor(const std::string& site, const at::Tensor& value)> at_site;
   // If not empty: the run ends as soon as this site has been passed to at_site, and returns an
   // undefined value.
   std::string stop_at;
+  // Values that are known beforehand, by site: what leads to them alone is not computed, and no
+  // site on the way is passed. The decoder takes blocks.I.attn.output; others are an Error.
+  std::map<std::string, at::Tensor, std::less<>> known;
 };
 
 class BlockModel {

@@ -38,6 +38,7 @@ BlockInfo block_info(const ModelSpec& spec, size_t block, std::vector<Step> step
       }
     }
     info.sites.push_back(step.site);
+    if (after_attention) info.sites.push_back(prefix + "output");
   }
   info.sites.push_back(info.name + ".output");
   info.steps = std::move(steps);
@@ -56,7 +57,14 @@ class Decoder::Run {
         prefix_(std::move(prefix)),
         block_(block),
         parameters_(parameters),
-        hooks_(hooks) {}
+        hooks_(hooks) {
+    for (const auto& [name, value] : hooks.known) {
+      if (prefix_.empty() || !name.starts_with(prefix_)) continue;
+      require(name == prefix_ + "attn.output" && value.defined(),
+              "site {}: its value cannot be known beforehand; allowed: blocks.I.attn.output", name);
+      known_attention_ = value;
+    }
+  }
 
   // Announces a value; the caller goes on with what comes back.
   at::Tensor site(std::string_view name, at::Tensor value) const {
@@ -86,6 +94,7 @@ class Decoder::Run {
   at::Tensor norm(NormPlace place, const at::Tensor& x) const {
     switch (place) {
       case NormPlace::attention:
+        if (attention_is_known() && spec_.norm_first) return {};
         return full_norm("attn_norm", x);
       case NormPlace::attention_post:
         return full_norm("attn_post_norm", x);
@@ -96,6 +105,7 @@ class Decoder::Run {
       case NormPlace::final:
         return full_norm("final_norm", x);
       case NormPlace::attention_sub:
+        if (attention_is_known()) return {};
         return plain_norm("attn.sub_norm", x);
       case NormPlace::mlp_sub:
         return plain_norm("mlp.sub_norm", x);
@@ -107,10 +117,12 @@ class Decoder::Run {
   }
 
   at::Tensor head_norm(NormPlace place, const at::Tensor& x) const {
+    if (attention_is_known()) return {};
     return plain_norm(place == NormPlace::q ? "attn.q_norm" : "attn.k_norm", x);
   }
 
   Qkv<at::Tensor> project_qkv(const at::Tensor& normed) const {
+    if (attention_is_known()) return {};
     const at::Tensor x = site("attn.input", normed);
     const std::vector<at::Tensor> y = linears({"attn.q", "attn.k", "attn.v"}, x);
     return {heads(y[0]), heads(y[1]), heads(y[2])};
@@ -119,7 +131,8 @@ class Decoder::Run {
   at::Tensor project(Linear which, const at::Tensor& x) const {
     switch (which) {
       case Linear::attention_output:
-        return linear("attn.o", site("attn.o.input", x));
+        if (attention_is_known()) return known_attention_;
+        return site("attn.output", linear("attn.o", site("attn.o.input", x)));
       case Linear::router:
         return linear("mlp.router", x);
       case Linear::embed_in:
@@ -143,6 +156,7 @@ class Decoder::Run {
   }
 
   Qkv<at::Tensor> position(Qkv<at::Tensor> x) const {
+    if (attention_is_known()) return x;
     x.q = site("attn.q_unrotated", x.q);
     x.k = site("attn.k_unrotated", x.k);
     x.v = site("attn.v_heads", x.v);
@@ -157,6 +171,7 @@ class Decoder::Run {
   }
 
   at::Tensor attend(const Qkv<at::Tensor>& x) const {
+    if (attention_is_known()) return {};
     const ops::AttentionOptions options{spec_.attention_scale_or_default(), spec_.attention_softcap,
                                         spec_.blocks[block_].window};
     return ops::attend(x.q, x.k, x.v, options).flatten(2);
@@ -214,6 +229,9 @@ class Decoder::Run {
     return (routing.experts == static_cast<int64_t>(expert)).nonzero();
   }
 
+  // The operations of an attention whose output is known pass undefined values along.
+  bool attention_is_known() const { return known_attention_.defined(); }
+
   std::string mlp_name(size_t expert, const char* part) const {
     if (spec_.experts == 0) return std::string("mlp.") + part;
     return fmt::format("mlp.experts.{}.{}", expert, part);
@@ -259,6 +277,7 @@ class Decoder::Run {
   const size_t block_;
   const ParameterMap& parameters_;
   const BlockHooks& hooks_;
+  at::Tensor known_attention_;
 };
 
 Decoder::Decoder(ModelSpec spec, std::shared_ptr<const TensorSource> tensors, at::Device device)
