@@ -8,7 +8,8 @@ import tempfile
 import time
 import unittest
 
-from support import FEWBIT, run, run_json, tiny_model, write_text
+from support import (FEWBIT, run, run_json, tiny_model, wait_until_signals_are_handled,
+                     write_text)
 
 
 def layer_bytes(directory, report):
@@ -123,7 +124,8 @@ class QuantizeTest(unittest.TestCase):
             [FEWBIT, "quantize", big, "--recipe", "gptq:bits=3,group_size=32,clip=mse", "--calib",
              self.calibration, "--calib-length", "128", "--calib-sequences", "256", "-o", out],
             stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-        time.sleep(1.5)
+        wait_until_signals_are_handled(process)
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
         if process.returncode == 0:

@@ -4,8 +4,10 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import struct
 import subprocess
+import time
 
 FEWBIT = os.environ["FEWBIT"]
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
@@ -23,6 +25,16 @@ def run(*arguments, expect=0, **options):
             f"{done.stdout}\n{done.stderr}"
         )
     return done
+
+
+def wait_until_signals_are_handled(process):
+    """Returns once the program catches SIGINT: before that, the signal would just end it."""
+    status = pathlib.Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1:
+            return
+        time.sleep(0.01)
 
 
 def run_json(*arguments):

@@ -8,7 +8,8 @@ import tempfile
 import time
 import unittest
 
-from support import EXAMPLES, FEWBIT, run, run_json, write_text
+from support import (EXAMPLES, FEWBIT, run, run_json, wait_until_signals_are_handled,
+                     write_text)
 
 SUITE = """
 text = ["text.txt"]
@@ -101,7 +102,8 @@ class TrainTest(unittest.TestCase):
         out = self.root / "interrupted"
         process = subprocess.Popen([FEWBIT, "train", self.suite, "-o", out],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.6)
+        wait_until_signals_are_handled(process)
+        time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         self.assertIn(process.wait(timeout=60), (130, 0))
         run("train", self.suite, "-o", out)

@@ -8,6 +8,8 @@ void install_interrupt_handlers();
 bool interrupted();
 // Throws Interrupted if a signal has come.
 void throw_if_interrupted();
+// Returns when a read from `descriptor` would not wait; throws Interrupted if a signal comes first.
+void wait_for_input(int descriptor);
 // For tests: behaves as if a signal had come, or clears the flag.
 void set_interrupted(bool value);
 

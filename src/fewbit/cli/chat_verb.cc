@@ -119,6 +119,7 @@ void converse(Chat& chat) {
     if (terminal) {
       fmt::print("> ");
       std::fflush(stdout);
+      wait_for_input(STDIN_FILENO);
     }
     if (!std::getline(std::cin, line)) break;
     throw_if_interrupted();
