@@ -53,13 +53,11 @@ struct FloatRows {
 // Decodes rows [first_row, first_row + out.rows()).
 using DecodeRows = std::function<void(size_t first_row, MatrixView<float> out)>;
 
-// y[t][r] for the rows [first_row, last_row): sums of kSumLanes interleaved partial sums, added up
-// pairwise, whatever the number of tokens.
+// y[t][r] for the rows [first_row, last_row), in the order of float_kernels.h.
 void multiply_decoded_rows(const DecodeRows& decode, size_t first_row, size_t last_row,
                            MatrixView<const float> x, MatrixView<float> y);
-
-// The dot product as multiply_decoded_rows orders it.
-inline constexpr size_t kSumLanes = 16;
-float ordered_dot(std::span<const float> a, std::span<const float> b);
+// The same of `weights`; dense rows are read in place for one token.
+void multiply_float_rows(const FloatRows& weights, size_t first_row, size_t last_row,
+                         MatrixView<const float> x, MatrixView<float> y);
 
 }  // namespace fewbit

@@ -119,14 +119,14 @@ class ProductPlan {
     const MatrixView<float> y = task.product->y;
     const auto* panels = std::get_if<PanelSum>(&weights.data);
     if (inputs.terms.empty()) {
-      const auto decode = [&](size_t first_row, MatrixView<float> out) {
-        if (panels) {
+      if (const auto* rows = std::get_if<FloatRows>(&weights.data)) {
+        multiply_float_rows(*rows, task.first, task.last, inputs.x, y);
+      } else {
+        const auto decode = [&](size_t first_row, MatrixView<float> out) {
           panels->decode_terms(first_row, out);
-        } else {
-          std::get<FloatRows>(weights.data).decode(first_row, out);
-        }
-      };
-      multiply_decoded_rows(decode, task.first, task.last, inputs.x, y);
+        };
+        multiply_decoded_rows(decode, task.first, task.last, inputs.x, y);
+      }
       return;
     }
     const size_t first_token = task.first_tile * tile_width_;
