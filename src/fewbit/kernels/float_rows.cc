@@ -1,6 +1,7 @@
 #include "fewbit/kernels/float_rows.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "fewbit/formats/ggml_blocks.h"
@@ -19,8 +20,10 @@ const std::byte* dense_row(const DenseRows& source, size_t row, size_t cols) {
 }  // namespace
 
 SharedBytes SharedBytes::copy(std::span<const std::byte> bytes) {
-  auto owner = std::make_shared<const std::vector<std::byte>>(bytes.begin(), bytes.end());
-  const std::span<const std::byte> view = *owner;
+  PackedBytes memory(bytes.size());
+  if (!bytes.empty()) std::memcpy(memory.data(), bytes.data(), bytes.size());
+  auto owner = std::make_shared<const PackedBytes>(std::move(memory));
+  const auto view = std::as_bytes(std::span(owner->data(), owner->size()));
   return {std::move(owner), view};
 }
 

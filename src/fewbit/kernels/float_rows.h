@@ -9,18 +9,18 @@
 #include <span>
 #include <string>
 #include <variant>
-#include <vector>
 
 #include "fewbit/base/matrix.h"
 #include "fewbit/formats/quantized_matrix.h"
 #include "fewbit/io/ggml_types.h"
 #include "fewbit/io/safetensors.h"
+#include "fewbit/kernels/packed_bytes.h"
 
 namespace fewbit {
 
 // Bytes that are borrowed, or owned together with all copies.
 struct SharedBytes {
-  std::shared_ptr<const std::vector<std::byte>> owner;  // null: borrowed
+  std::shared_ptr<const PackedBytes> owner;  // null: borrowed
   std::span<const std::byte> bytes;
 
   static SharedBytes borrow(std::span<const std::byte> bytes) { return {nullptr, bytes}; }
