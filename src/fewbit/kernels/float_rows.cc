@@ -1,11 +1,11 @@
 #include "fewbit/kernels/float_rows.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <utility>
 
-#include "fewbit/base/half.h"
 #include "fewbit/formats/ggml_blocks.h"
+#include "fewbit/kernels/float_kernels.h"
 
 namespace fewbit {
 namespace {
@@ -13,32 +13,17 @@ namespace {
 // Rows that are decoded together: their floats and the tokens' share the second-level cache.
 constexpr size_t kRowsPerTile = 8;
 
-template <class Convert>
-void convert_halves(const std::byte* bytes, std::span<float> out, Convert convert) {
-  for (size_t i = 0; i < out.size(); ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
-    out[i] = convert(bits);
-  }
-}
-
-void decode_dense(const DenseRows& source, size_t row, std::span<float> out) {
-  const std::byte* bytes = source.data.bytes.data() + row * out.size() * dtype_bytes(source.dtype);
-  switch (source.dtype) {
-    case Dtype::f16:
-      return convert_halves(bytes, out, f16_to_float);
-    case Dtype::bf16:
-      return convert_halves(bytes, out, bf16_to_float);
-    default:
-      std::memcpy(out.data(), bytes, out.size_bytes());
-  }
+const std::byte* dense_row(const DenseRows& source, size_t row, size_t cols) {
+  return source.data.bytes.data() + row * cols * dtype_bytes(source.dtype);
 }
 
 }  // namespace
 
 SharedBytes SharedBytes::copy(std::span<const std::byte> bytes) {
-  auto owner = std::make_shared<const std::vector<std::byte>>(bytes.begin(), bytes.end());
-  const std::span<const std::byte> view = *owner;
+  PackedBytes memory(bytes.size());
+  if (!bytes.empty()) std::memcpy(memory.data(), bytes.data(), bytes.size());
+  auto owner = std::make_shared<const PackedBytes>(std::move(memory));
+  const auto view = std::as_bytes(std::span(owner->data(), owner->size()));
   return {std::move(owner), view};
 }
 
@@ -62,22 +47,10 @@ void FloatRows::decode(size_t first_row, MatrixView<float> out) const {
                       blocks->data.bytes.subspan((first_row + r) * row_bytes, row_bytes),
                       out.row(r));
     } else {
-      decode_dense(std::get<DenseRows>(source), first_row + r, out.row(r));
+      const auto& dense = std::get<DenseRows>(source);
+      decode_floats(dense.dtype, dense_row(dense, first_row + r, cols), out.row(r).data(), cols);
     }
   }
-}
-
-float ordered_dot(std::span<const float> a, std::span<const float> b) {
-  std::array<float, kSumLanes> sums{};
-  size_t c = 0;
-  for (; c + kSumLanes <= a.size(); c += kSumLanes) {
-    for (size_t lane = 0; lane < kSumLanes; ++lane) sums[lane] += a[c + lane] * b[c + lane];
-  }
-  for (size_t lane = 0; c + lane < a.size(); ++lane) sums[lane] += a[c + lane] * b[c + lane];
-  for (size_t half = kSumLanes / 2; half > 0; half /= 2) {
-    for (size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  }
-  return sums[0];
 }
 
 void multiply_decoded_rows(const DecodeRows& decode, size_t first_row, size_t last_row,
@@ -86,9 +59,21 @@ void multiply_decoded_rows(const DecodeRows& decode, size_t first_row, size_t la
   for (size_t row = first_row; row < last_row; row += kRowsPerTile) {
     const size_t count = std::min(kRowsPerTile, last_row - row);
     decode(row, tile.view().rows_from(0, count));
-    for (size_t t = 0; t < x.rows(); ++t) {
-      for (size_t r = 0; r < count; ++r) y(t, row + r) = ordered_dot(tile.row(r), x.row(t));
-    }
+    multiply_rows(std::as_const(tile).view().rows_from(0, count), x, y.cols_from(row, count));
+  }
+}
+
+void multiply_float_rows(const FloatRows& weights, size_t first_row, size_t last_row,
+                         MatrixView<const float> x, MatrixView<float> y) {
+  const auto* dense = std::get_if<DenseRows>(&weights.source);
+  if (!dense || x.rows() != 1) {
+    multiply_decoded_rows([&](size_t row, MatrixView<float> out) { weights.decode(row, out); },
+                          first_row, last_row, x, y);
+    return;
+  }
+  for (size_t row = first_row; row < last_row; ++row) {
+    y(0, row) = dot_stored(dense->dtype, dense_row(*dense, row, weights.cols), x.row(0).data(),
+                           weights.cols);
   }
 }
 

@@ -9,18 +9,18 @@
 #include <span>
 #include <string>
 #include <variant>
-#include <vector>
 
 #include "fewbit/base/matrix.h"
 #include "fewbit/formats/quantized_matrix.h"
 #include "fewbit/io/ggml_types.h"
 #include "fewbit/io/safetensors.h"
+#include "fewbit/kernels/packed_bytes.h"
 
 namespace fewbit {
 
 // Bytes that are borrowed, or owned together with all copies.
 struct SharedBytes {
-  std::shared_ptr<const std::vector<std::byte>> owner;  // null: borrowed
+  std::shared_ptr<const PackedBytes> owner;  // null: borrowed
   std::span<const std::byte> bytes;
 
   static SharedBytes borrow(std::span<const std::byte> bytes) { return {nullptr, bytes}; }
@@ -53,13 +53,11 @@ struct FloatRows {
 // Decodes rows [first_row, first_row + out.rows()).
 using DecodeRows = std::function<void(size_t first_row, MatrixView<float> out)>;
 
-// y[t][r] for the rows [first_row, last_row): sums of kSumLanes interleaved partial sums, added up
-// pairwise, whatever the number of tokens.
+// y[t][r] for the rows [first_row, last_row), in the order of float_kernels.h.
 void multiply_decoded_rows(const DecodeRows& decode, size_t first_row, size_t last_row,
                            MatrixView<const float> x, MatrixView<float> y);
-
-// The dot product as multiply_decoded_rows orders it.
-inline constexpr size_t kSumLanes = 16;
-float ordered_dot(std::span<const float> a, std::span<const float> b);
+// The same of `weights`; dense rows are read in place for one token.
+void multiply_float_rows(const FloatRows& weights, size_t first_row, size_t last_row,
+                         MatrixView<const float> x, MatrixView<float> y);
 
 }  // namespace fewbit

@@ -8,6 +8,8 @@
 #include "fewbit/base/error.h"
 #include "fewbit/base/random.h"
 #include "fewbit/base/threads.h"
+#include "fewbit/kernels/float_kernels.h"
+#include "hwy/highway.h"
 
 namespace fewbit {
 namespace {
@@ -49,6 +51,47 @@ TEST(PackedMatrixTest, DenseProductsMatchDoublePrecision) {
       }
     }
   }
+}
+
+TEST(FloatKernelsTest, AllTargetsAndTilesGiveTheOrderedSum) {
+  for (const size_t cols : {1u, 31u, 32u, 100u, 515u}) {
+    const Matrix rows = gaussian(9, cols, 21), x = gaussian(7, cols, 22);
+    const StoredFloats halves(Dtype::bf16, rows.values());
+    std::vector<float> decoded_halves = halves.to_floats();
+    for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      hwy::SetSupportedTargetsForTest(target);
+      Matrix y(7, 9);
+      multiply_rows(rows.view(), x.view(), y.view());
+      for (size_t r = 0; r < 9; ++r) {
+        const float* row = rows.row(r).data();
+        const auto* stored = reinterpret_cast<const std::byte*>(row);
+        for (size_t t = 0; t < 7; ++t) {
+          ASSERT_NEAR(y(t, r), dot_reference(row, x.row(t).data(), cols), 1e-4);
+          ASSERT_EQ(y(t, r), dot_stored(Dtype::f32, stored, x.row(t).data(), cols));
+        }
+        std::vector<float> actual(cols);
+        decode_floats(Dtype::bf16, halves.bytes().data() + r * cols * 2, actual.data(), cols);
+        ASSERT_TRUE(std::equal(actual.begin(), actual.end(), &decoded_halves[r * cols]));
+      }
+    }
+    hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+TEST(PackedMatrixTest, BlocksWithoutPanelsAndBorrowedBlocksAreDecoded) {
+  constexpr size_t kRows = 5, kCols = 512;
+  std::vector<std::byte> bytes(kRows * ggml_bytes(GgmlType::q8_0, kCols), std::byte{0x21});
+  const auto borrowed =
+      PackedMatrix::from_ggml(GgmlType::q8_0, kRows, kCols, bytes, Storage::borrowed);
+  const auto repacked = PackedMatrix::from_ggml(GgmlType::q8_0, kRows, kCols, bytes);
+  EXPECT_FALSE(borrowed.has_integer_kernel());
+  EXPECT_TRUE(repacked.has_integer_kernel());
+  EXPECT_EQ(decoded(borrowed), decoded(repacked));
+  const Matrix x = gaussian(4, kCols, 3);
+  Matrix a(4, kRows), b(4, kRows);
+  matmul(borrowed, x.view(), a.view());
+  matmul(repacked, x.view(), b.view(), Activations::f32);
+  EXPECT_EQ(a, b);
 }
 
 TEST(PackedMatrixTest, RowsOfMatmulEqualMatvec) {

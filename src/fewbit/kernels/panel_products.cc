@@ -65,7 +65,9 @@ FEWBIT_PANEL_INLINE void UnitDotOf(const Unpack& unpack, const uint8_t* codes, s
       for (size_t i = 0; i < kSums; ++i) sums[p][i] = hn::Zero(D32());
     }
     for (size_t s = unit * steps; s < (unit + 1) * steps; ++s) {
-      if (first_part == 0) PrefetchCodes(codes + s * Unpack::kBytes, Unpack::kBytes);
+      if (Unpack::kPrefetch && first_part == 0) {
+        PrefetchCodes(codes + s * Unpack::kBytes, Unpack::kBytes);
+      }
       V8 quads[kTogether][Unpack::kQuads];
       for (size_t p = 0; p < kTogether; ++p) {
         unpack.template Step<kRaw>(codes, s, first_part + p, quads[p]);
@@ -92,7 +94,7 @@ FEWBIT_PANEL_INLINE void UnitDotOf(const Unpack& unpack, const uint8_t* codes, s
 template <class Unpack>
 FEWBIT_PANEL_INLINE void UnitDotOfStep(const Unpack& unpack, const uint8_t* codes, size_t unit,
                                        const int8_t* x, V32* totals) {
-  PrefetchCodes(codes + unit * Unpack::kBytes, Unpack::kBytes);
+  if (Unpack::kPrefetch) PrefetchCodes(codes + unit * Unpack::kBytes, Unpack::kBytes);
   x += unit * Unpack::kColumns;
   for (size_t first_part = 0; first_part < kParts; first_part += kTogether) {
     V8 quads[kTogether][Unpack::kQuads];
@@ -137,7 +139,6 @@ FEWBIT_PANEL_INLINE void UnitDot(const UnpackTrits&, const uint8_t* codes, size_
     V32 sums[kTogether], next_sums[kTogether];
     for (size_t p = 0; p < kTogether; ++p) sums[p] = next_sums[p] = hn::Zero(di);
     for (size_t v = 0; v < kTritVectors; ++v) {
-      if (first_part == 0) PrefetchCodes(codes + v * kQuadBytes, kQuadBytes);
       V8 bytes[kTogether];
       for (size_t p = 0; p < kTogether; ++p) {
         bytes[p] = LoadCodes(codes, v * kQuadBytes, first_part + p);

@@ -13,8 +13,9 @@ namespace {
 
 // Rows that are decoded to floats by one task.
 constexpr size_t kFloatRowsPerTask = 16;
-// One token: panels of one task. Enough bytes to outweigh the hand-over between threads.
-constexpr size_t kPanelsPerTask = 2;
+// One token: a task of few panels costs a fifth of the speed by the gaps between streams, too few
+// tasks leave threads idle at the end.
+constexpr size_t kMinPanelsPerTask = 2, kMaxPanelsPerTask = 64, kTasksPerThread = 8;
 // Several tokens: those that use a decoded panel. Their codes of one decoded block and the task's
 // sums share the second-level cache.
 constexpr size_t kTokensPerTask = 240;
@@ -76,7 +77,9 @@ class ProductPlan {
   }
 
   void add_panel_tasks(const Product& product, size_t panels) {
-    const size_t step = x_.rows() == 1 ? kPanelsPerTask : 1;
+    const size_t step = x_.rows() == 1 ? std::clamp(panels / (kTasksPerThread * thread_count()),
+                                                    kMinPanelsPerTask, kMaxPanelsPerTask)
+                                       : 1;
     const size_t tiles = (x_.rows() + tile_width_ - 1) / tile_width_;
     const size_t tile_step = std::max<size_t>(1, kTokensPerTask / tile_width_);
     for (size_t tile = 0; tile < tiles; tile += tile_step) {
@@ -119,14 +122,14 @@ class ProductPlan {
     const MatrixView<float> y = task.product->y;
     const auto* panels = std::get_if<PanelSum>(&weights.data);
     if (inputs.terms.empty()) {
-      const auto decode = [&](size_t first_row, MatrixView<float> out) {
-        if (panels) {
+      if (const auto* rows = std::get_if<FloatRows>(&weights.data)) {
+        multiply_float_rows(*rows, task.first, task.last, inputs.x, y);
+      } else {
+        const auto decode = [&](size_t first_row, MatrixView<float> out) {
           panels->decode_terms(first_row, out);
-        } else {
-          std::get<FloatRows>(weights.data).decode(first_row, out);
-        }
-      };
-      multiply_decoded_rows(decode, task.first, task.last, inputs.x, y);
+        };
+        multiply_decoded_rows(decode, task.first, task.last, inputs.x, y);
+      }
       return;
     }
     const size_t first_token = task.first_tile * tile_width_;
