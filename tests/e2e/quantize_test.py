@@ -53,6 +53,11 @@ class QuantizeTest(unittest.TestCase):
             "nf4d": "nf4:double_quant=true",
             "fp4": "fp4",
             "gptqnf4": "gptq:format=nf4,blocks=rows,block_size=32",
+            "hqq": "hqq:bits=3,group_size=32",
+            "gptqhqq": "gptq:format=hqq,bits=2,group_size=32",
+            "awq": "awq | gptq:bits=3,group_size=32,act_order=static",
+            "awqclip": "awq:duo_scaling=true | clip | rtn:bits=3,group_size=32",
+            "smooth": "smoothquant:alpha=0.8 | rtn:bits=4,group_size=32",
             "mixed": "gptq:bits=2,group_size=32,layers=blocks.*.mlp.* | "
                      "rtn:bits=4,group_size=32,layers=blocks.*.attn.*+embed+head",
         }
@@ -86,6 +91,8 @@ class QuantizeTest(unittest.TestCase):
             ("--recipe", "gptq:bits=3"),  # no calibration text
             ("--recipe", "gptq:bits=3,layers=embed", "--calib", self.calibration),
             ("--recipe", "rtn | rtn"),
+            ("--recipe", "hqq:axis=0"),
+            ("--recipe", "awq"),  # no calibration text
             ("--recipe", "rtn", "--calib", self.root / "absent.txt"),
         ]
         for arguments in cases:
