@@ -58,6 +58,7 @@ class QuantizeTest(unittest.TestCase):
             "awq": "awq | gptq:bits=3,group_size=32,act_order=static",
             "awqclip": "awq:duo_scaling=true | clip | rtn:bits=3,group_size=32",
             "smooth": "smoothquant:alpha=0.8 | rtn:bits=4,group_size=32",
+            "gptaq": "awq | gptaq:bits=3,group_size=32,alpha=0.5",
             "mixed": "gptq:bits=2,group_size=32,layers=blocks.*.mlp.* | "
                      "rtn:bits=4,group_size=32,layers=blocks.*.attn.*+embed+head",
         }
@@ -92,6 +93,7 @@ class QuantizeTest(unittest.TestCase):
             ("--recipe", "gptq:bits=3,layers=embed", "--calib", self.calibration),
             ("--recipe", "rtn | rtn"),
             ("--recipe", "hqq:axis=0"),
+            ("--recipe", "gptaq:layers=embed", "--calib", self.calibration),
             ("--recipe", "awq"),  # no calibration text
             ("--recipe", "rtn", "--calib", self.root / "absent.txt"),
         ]

@@ -10,8 +10,8 @@ namespace fewbit {
 
 std::span<const MethodInfo> methods() {
   static const MethodInfo table[] = {
-      rtn_method(),  nf4_method(), fp4_method(),  hqq_method(),
-      gptq_method(), awq_method(), clip_method(), smoothquant_method(),
+      rtn_method(),   nf4_method(), fp4_method(),  hqq_method(),         gptq_method(),
+      gptaq_method(), awq_method(), clip_method(), smoothquant_method(),
   };
   return table;
 }
