@@ -59,6 +59,8 @@ class QuantizeTest(unittest.TestCase):
             "awqclip": "awq:duo_scaling=true | clip | rtn:bits=3,group_size=32",
             "smooth": "smoothquant:alpha=0.8 | rtn:bits=4,group_size=32",
             "gptaq": "awq | gptaq:bits=3,group_size=32,alpha=0.5",
+            "omniquant": "omniquant:bits=3,group_size=32,epochs=2,let=true",
+            "autoround": "awq | autoround:bits=3,group_size=32,steps=10,batch=4",
             "mixed": "gptq:bits=2,group_size=32,layers=blocks.*.mlp.* | "
                      "rtn:bits=4,group_size=32,layers=blocks.*.attn.*+embed+head",
         }
@@ -93,6 +95,8 @@ class QuantizeTest(unittest.TestCase):
             ("--recipe", "gptq:bits=3,layers=embed", "--calib", self.calibration),
             ("--recipe", "rtn | rtn"),
             ("--recipe", "hqq:axis=0"),
+            ("--recipe", "omniquant:group_size=24", "--calib", self.calibration),
+            ("--recipe", "autoround:symmetry=sym_offset", "--calib", self.calibration),
             ("--recipe", "gptaq:layers=embed", "--calib", self.calibration),
             ("--recipe", "awq"),  # no calibration text
             ("--recipe", "rtn", "--calib", self.root / "absent.txt"),
