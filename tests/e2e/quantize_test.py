@@ -53,6 +53,14 @@ class QuantizeTest(unittest.TestCase):
             "nf4d": "nf4:double_quant=true",
             "fp4": "fp4",
             "gptqnf4": "gptq:format=nf4,blocks=rows,block_size=32",
+            "hqq": "hqq:bits=3,group_size=32",
+            "gptqhqq": "gptq:format=hqq,bits=2,group_size=32",
+            "awq": "awq | gptq:bits=3,group_size=32,act_order=static",
+            "awqclip": "awq:duo_scaling=true | clip | rtn:bits=3,group_size=32",
+            "smooth": "smoothquant:alpha=0.8 | rtn:bits=4,group_size=32",
+            "gptaq": "awq | gptaq:bits=3,group_size=32,alpha=0.5",
+            "omniquant": "omniquant:bits=3,group_size=32,epochs=2,let=true",
+            "autoround": "awq | autoround:bits=3,group_size=32,steps=10,batch=4",
             "mixed": "gptq:bits=2,group_size=32,layers=blocks.*.mlp.* | "
                      "rtn:bits=4,group_size=32,layers=blocks.*.attn.*+embed+head",
         }
@@ -86,6 +94,11 @@ class QuantizeTest(unittest.TestCase):
             ("--recipe", "gptq:bits=3"),  # no calibration text
             ("--recipe", "gptq:bits=3,layers=embed", "--calib", self.calibration),
             ("--recipe", "rtn | rtn"),
+            ("--recipe", "hqq:axis=0"),
+            ("--recipe", "omniquant:group_size=24", "--calib", self.calibration),
+            ("--recipe", "autoround:symmetry=sym_offset", "--calib", self.calibration),
+            ("--recipe", "gptaq:layers=embed", "--calib", self.calibration),
+            ("--recipe", "awq"),  # no calibration text
             ("--recipe", "rtn", "--calib", self.root / "absent.txt"),
         ]
         for arguments in cases:

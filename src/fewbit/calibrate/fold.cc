@@ -20,14 +20,13 @@ void require_size(const std::string& name, int64_t have, size_t want) {
 }
 
 // Which shared value each column belongs to, and how many there are.
-std::vector<size_t> partner_rows(const ModelSpec& spec, const FoldGroup& group) {
+std::vector<size_t> rows_of_columns(const ModelSpec& spec, const FoldGroup& group) {
   std::vector<size_t> rows(group.in_features);
   for (size_t c = 0; c < rows.size(); ++c) rows[c] = partner_row(spec, group.steps.front(), c);
   return rows;
 }
 
-// The scale by rows of the partner. `rows` need not name every row: none of a linear's output may
-// be left out, but a check of sizes is the caller's.
+// The scale by rows of the partner, all of which `rows` must name.
 std::vector<float> by_row(const FoldGroup& group, std::span<const size_t> rows,
                           std::span<const float> scale) {
   std::vector<float> result(1 + *std::max_element(rows.begin(), rows.end()), 0.0f);
@@ -41,21 +40,12 @@ std::vector<float> by_row(const FoldGroup& group, std::span<const size_t> rows,
   return result;
 }
 
-void fold_into_norm(const ModelSpec& spec, const FoldGroup& group, const at::Tensor& scale,
-                    ParameterMap& parameters) {
-  at::Tensor& weight = parameter(parameters, group.partner + ".weight");
-  require_size(group.partner, weight.numel(), group.in_features);
-  weight = spec.norm_plus_one ? (weight + 1) / scale - 1 : weight / scale;
-  const auto bias = parameters.find(group.partner + ".bias");
-  if (bias != parameters.end()) bias->second = bias->second / scale;
-}
-
-void fold_into_rows(const FoldGroup& group, const at::Tensor& scale, ParameterMap& parameters) {
-  at::Tensor& weight = parameter(parameters, group.partner + ".weight");
-  require_size(group.partner, weight.size(0), static_cast<size_t>(scale.numel()));
-  weight = weight / scale.unsqueeze(1);
-  const auto bias = parameters.find(group.partner + ".bias");
-  if (bias != parameters.end()) bias->second = bias->second / scale;
+// Values of the partner's rows at the columns that come from them.
+at::Tensor at_columns(const ModelSpec& spec, const FoldGroup& group, const at::Tensor& of_rows) {
+  if (group.fold == FoldKind::norm) return of_rows;
+  const std::vector<size_t> rows = rows_of_columns(spec, group);
+  const std::vector<int64_t> index(rows.begin(), rows.end());
+  return of_rows.index_select(0, at::tensor(index, at::kLong).to(of_rows.device()));
 }
 
 }  // namespace
@@ -99,7 +89,7 @@ void share_columns(const ModelSpec& spec, const FoldGroup& group, SharedColumns 
                    std::span<double> values) {
   require_size(group.site(), static_cast<int64_t>(values.size()), group.in_features);
   if (group.fold != FoldKind::rows) return;
-  const std::vector<size_t> rows = partner_rows(spec, group);
+  const std::vector<size_t> rows = rows_of_columns(spec, group);
   std::vector<double> combined(1 + *std::max_element(rows.begin(), rows.end()), 0.0);
   std::vector<size_t> counts(combined.size(), 0);
   for (size_t c = 0; c < rows.size(); ++c) {
@@ -128,25 +118,60 @@ void fold_scale(const ModelSpec& spec, const FoldGroup& group, std::span<const f
             "{}: the scale of column {} is {}; it must be positive and finite", group.site(), c,
             scale[c]);
   }
-  const auto as_tensor = [&](std::span<const float> values) {
-    const at::Tensor host = at::empty({static_cast<int64_t>(values.size())}, at::kFloat);
-    std::copy(values.begin(), values.end(), host.data_ptr<float>());
-    return host.to(parameter(parameters, group.partner + ".weight").device());
-  };
-  const at::Tensor columns = as_tensor(scale);
+  const std::vector<float> rows = by_row(group, rows_of_columns(spec, group), scale);
+  const at::Tensor host = at::empty({static_cast<int64_t>(rows.size())}, at::kFloat);
+  std::ranges::copy(rows, host.data_ptr<float>());
+  fold_scale(spec, group, host.to(parameter(parameters, group.partner + ".weight").device()),
+             parameters);
+}
+
+size_t partner_rows(const ModelSpec& spec, const FoldGroup& group) {
+  const std::vector<size_t> rows = rows_of_columns(spec, group);
+  return 1 + *std::max_element(rows.begin(), rows.end());
+}
+
+void fold_scale(const ModelSpec& spec, const FoldGroup& group, const at::Tensor& row_scale,
+                ParameterMap& parameters) {
+  at::Tensor& weight = parameter(parameters, group.partner + ".weight");
+  require_size(group.partner, weight.size(0), static_cast<size_t>(row_scale.numel()));
   if (group.fold == FoldKind::norm) {
-    fold_into_norm(spec, group, columns, parameters);
+    weight = spec.norm_plus_one ? (weight + 1) / row_scale - 1 : weight / row_scale;
   } else {
-    fold_into_rows(group, as_tensor(by_row(group, partner_rows(spec, group), scale)), parameters);
+    weight = weight / row_scale.unsqueeze(1);
   }
+  const auto bias = parameters.find(group.partner + ".bias");
+  if (bias != parameters.end()) bias->second = bias->second / row_scale;
+  const at::Tensor columns = at_columns(spec, group, row_scale);
   for (const std::string& reader : group.readers) {
-    at::Tensor& weight = parameter(parameters, reader + ".weight");
-    require_size(reader, weight.size(1), group.in_features);
-    weight = weight * columns;
+    at::Tensor& read = parameter(parameters, reader + ".weight");
+    require_size(reader, read.size(1), static_cast<size_t>(columns.numel()));
+    read = read * columns;
   }
 }
 
-void fold_scale(BlockContext& block, const FoldGroup& group, std::span<const float> scale) {
+bool takes_shift(const FoldGroup& group, const ParameterMap& parameters) {
+  const bool passes = group.fold == FoldKind::norm || group.partner.ends_with(".attn.v");
+  return passes && parameters.contains(group.partner + ".bias") &&
+         std::ranges::all_of(group.readers, [&](const std::string& reader) {
+           return parameters.contains(reader + ".bias");
+         });
+}
+
+void fold_shift(const ModelSpec& spec, const FoldGroup& group, const at::Tensor& row_shift,
+                ParameterMap& parameters) {
+  require(takes_shift(group, parameters), "{}: no shift of it can be folded", group.site());
+  at::Tensor& bias = parameter(parameters, group.partner + ".bias");
+  require_size(group.partner, bias.numel(), static_cast<size_t>(row_shift.numel()));
+  bias = bias - row_shift;
+  const at::Tensor columns = at_columns(spec, group, row_shift);
+  for (const std::string& reader : group.readers) {
+    at::Tensor& gains = parameter(parameters, reader + ".bias");
+    // Not as a product of BLAS, whose order of summation may depend on the threads.
+    gains = gains + (parameter(parameters, reader + ".weight") * columns).sum(1);
+  }
+}
+
+void require_unquantized(const BlockContext& block, const FoldGroup& group) {
   std::vector<std::string> touched = group.readers;
   touched.push_back(group.partner);
   for (const std::string& layer : touched) {
@@ -156,7 +181,15 @@ void fold_scale(BlockContext& block, const FoldGroup& group, std::span<const flo
         "quantizes",
         layer);
   }
+}
+
+void fold_scale(BlockContext& block, const FoldGroup& group, std::span<const float> scale) {
+  require_unquantized(block, group);
+  ParameterMap exact = block.exact_parameters();
   fold_scale(block.spec(), group, scale, block.parameters);
+  if (block.exact.empty()) return;
+  fold_scale(block.spec(), group, scale, exact);
+  for (auto& [name, tensor] : block.exact) tensor = exact.at(name);
 }
 
 }  // namespace fewbit

@@ -46,7 +46,24 @@ void share_columns(const ModelSpec& spec, const FoldGroup& group, SharedColumns 
 // differs between shared columns; a tensor that is missing or of another size.
 void fold_scale(const ModelSpec& spec, const FoldGroup& group, std::span<const float> scale,
                 ParameterMap& parameters);
-// The same on a block; an Error if a linear concerned has been quantized already.
+// The same in tensors, differentiable in all of them: one factor per row of the partner, which for
+// a norm is one per column. Shapes are checked, values are not.
+void fold_scale(const ModelSpec& spec, const FoldGroup& group, const at::Tensor& row_scale,
+                ParameterMap& parameters);
+// Rows of the partner: as many factors as the tensor above must have.
+size_t partner_rows(const ModelSpec& spec, const FoldGroup& group);
+
+// Shifting the input instead, x -> x - d: the partner's bias loses d, every reader's bias gains W
+// d. True if the partner and all readers have a bias and the input comes through nothing that a
+// shift does not pass (attention passes it, ReLU and a gate do not).
+bool takes_shift(const FoldGroup& group, const ParameterMap& parameters);
+// One d per row of the partner; differentiable in all tensors. Error unless takes_shift().
+void fold_shift(const ModelSpec& spec, const FoldGroup& group, const at::Tensor& row_shift,
+                ParameterMap& parameters);
+
+// Error if a linear that the group's fold changes has its codes already.
+void require_unquantized(const BlockContext& block, const FoldGroup& group);
+// fold_scale() on a block; an Error if a linear concerned has been quantized already.
 void fold_scale(BlockContext& block, const FoldGroup& group, std::span<const float> scale);
 
 }  // namespace fewbit

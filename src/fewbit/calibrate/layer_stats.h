@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fewbit/base/matrix.h"
+#include "fewbit/formats/cross_product.h"
 #include "fewbit/formats/hessian.h"
 
 namespace fewbit {
@@ -19,8 +20,8 @@ struct StatsRequest {
   size_t hessian_block = 0;    // not 0: of it, the diagonal blocks of so many columns
   bool mean_absolute = false;  // sum over tokens of |x|, by input column
   bool max_absolute = false;   // max over tokens of |x|, by input column
-
-  bool any() const { return hessian || hessian_block > 0 || mean_absolute || max_absolute; }
+  // sum over tokens of (x_exact - x) x^T, x_exact the input of the same token in the exact stream
+  bool drift = false;
 };
 
 class LayerStats {
@@ -30,6 +31,8 @@ class LayerStats {
 
   // `inputs` [.., in_features] float32. Error if a value is not finite: the message names `site`.
   void add(const at::Tensor& inputs, const std::string& site);
+  // The same with what stands there in the exact stream, of the same shape, for request.drift.
+  void add(const at::Tensor& inputs, const at::Tensor& exact, const std::string& site);
   void merge(const LayerStats& other);
 
   uint64_t tokens() const { return tokens_; }
@@ -38,6 +41,9 @@ class LayerStats {
   // The diagonal block of H that begins at column index * request.hessian_block; the last may be
   // smaller. Error without tokens.
   DoubleMatrix hessian_block(size_t index) const;
+  // D = (2 / tokens) sum (x_exact - x) x^T [in, in]: row = column of the difference. Error without
+  // tokens.
+  DoubleMatrix drift() const;
   // Mean of |x| by column. Error without tokens.
   std::vector<double> mean_absolute() const;
   // Largest |x| by column. Error without tokens.
@@ -49,6 +55,7 @@ class LayerStats {
   uint64_t tokens_ = 0;
   HessianAccumulator hessian_;
   std::vector<HessianAccumulator> hessian_blocks_;
+  CrossProductAccumulator drift_;
   std::vector<double> absolute_, largest_;
 };
 

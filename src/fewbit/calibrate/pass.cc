@@ -84,6 +84,12 @@ std::unique_ptr<Pass> build_pass(const SplitOptions& split, const MethodInfo& me
 
 }  // namespace
 
+ParameterMap BlockContext::exact_parameters() const {
+  ParameterMap result = parameters;
+  for (const auto& [name, tensor] : exact) result[name] = tensor;
+  return result;
+}
+
 LayerSelection::LayerSelection(std::string text) : text_(std::move(text)) {
   size_t begin = 0;
   for (;;) {

@@ -69,13 +69,19 @@ class BlockContext {
 
   ParameterMap parameters;
   std::map<std::string, QuantizedMatrix, std::less<>> quantized;
+  // Weights as they were before a pass lost something of them: those of quantized or clipped
+  // layers. Transforms that keep the function change them along with `parameters`.
+  ParameterMap exact;
   std::vector<LayerReport> reports;
   std::vector<TransformReport> transforms;
   const LayerPlan* plan = nullptr;
 
+  // `parameters` with `exact` in their place: what the full-precision network computes with.
+  ParameterMap exact_parameters() const;
+
   // Statistics of the inputs of `steps` under the current parameters, from one partial run of the
-  // block over the calibration sequences. Error if there is no calibration data; a step whose
-  // input was never reached has 0 tokens.
+  // block over the calibration sequences (and one of the exact stream, if the request needs it).
+  // Error if there is no calibration data; a step whose input was never reached has 0 tokens.
   virtual std::vector<LayerStats> collect(const std::vector<const Step*>& steps,
                                           StatsRequest request) = 0;
 
@@ -84,6 +90,14 @@ class BlockContext {
   virtual size_t batches() const = 0;
   virtual size_t batch_tokens(size_t batch) const = 0;
   virtual at::Tensor run(size_t batch, const ParameterMap& with, const BlockHooks& hooks) const = 0;
+  // The same on the exact stream: the batch as it comes out of the blocks before in full precision.
+  // Error unless a pass of the walk needs that stream.
+  virtual at::Tensor run_exact(size_t batch, const ParameterMap& with,
+                               const BlockHooks& hooks) const = 0;
+  // What run() runs on, and a run on any such state.
+  virtual const BlockState& input(size_t batch) const = 0;
+  virtual at::Tensor run_state(const BlockState& state, const ParameterMap& with,
+                               const BlockHooks& hooks) const = 0;
 };
 
 class Pass {
@@ -94,6 +108,13 @@ class Pass {
   virtual PassScope scope() const { return PassScope::block; }
   // True if apply() calls collect().
   virtual bool needs_calibration() const = 0;
+  // True if apply() compares with the full-precision network's run of the same tokens; the walk
+  // then carries its hidden states along too.
+  virtual bool needs_exact_stream() const { return false; }
+  // True if apply() may change tensors that get no codes (norms, biases, later layers).
+  virtual bool changes_tensors() const {
+    return kind() == PassKind::transform || kind() == PassKind::tune;
+  }
   // Throws an Error if this pass cannot run on such a model; called before weights are read.
   virtual void check(const ModelSpec& spec) const = 0;
   virtual void apply(BlockContext& block) const = 0;

@@ -79,9 +79,8 @@ QuantizedModel quantize_model(const Checkpoint& checkpoint,
     result.calibration_tokens = static_cast<uint64_t>(calibration.tokens.numel());
   }
   const Decoder decoder(checkpoint.spec, checkpoint.tensors);
-  const bool transforms = std::ranges::any_of(passes, [](const auto& pass) {
-    return pass->kind() == PassKind::transform || pass->kind() == PassKind::tune;
-  });
+  const bool transforms =
+      std::ranges::any_of(passes, [](const auto& pass) { return pass->changes_tensors(); });
   walk_blocks(decoder, checkpoint.spec, passes, calibration, options, [&](WalkedBlock& block) {
     if (transforms) gather_changed(block, *checkpoint.tensors, result.changed);
     for (auto& [layer, matrix] : block.quantized) result.layers[layer] = std::move(matrix);

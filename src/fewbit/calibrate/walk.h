@@ -1,6 +1,7 @@
 // The walk: block by block through a model, each block handed to all passes in turn, its output
 // under the new weights becoming the next block's input. One block's weights, its statistics and
-// the hidden states of the calibration sequences are alive at a time.
+// the hidden states of the calibration sequences are alive at a time; twice the states if a pass
+// needs the exact stream, in which every block runs as it was before anything was lost.
 #pragma once
 
 #include <functional>

@@ -22,10 +22,13 @@ static_assert(kPanelRows % kProductColumns == 0);
 struct Block {
   size_t first = 0, last = 0;
   std::vector<float> factor;  // U^t of rows [first, in), columns [first, last): row-major
+  std::vector<float> drift;   // -P^t likewise, or empty
 
   size_t width() const { return last - first; }
   // U_ij of this block's columns i for the later column j.
   const float* row(size_t j) const { return factor.data() + (j - first) * width(); }
+  // -P_ij likewise.
+  const float* drift_row(size_t j) const { return drift.data() + (j - first) * width(); }
 };
 
 // What is fitted when: position in the visiting order -> group.
@@ -68,20 +71,27 @@ void make_blocks(Plan& plan, size_t cols, size_t width) {
   }
 }
 
-void load_factors(Plan& plan, const Matrix& transposed_factor) {
-  const size_t cols = transposed_factor.rows();
+// The block's columns of a lower triangular matrix in visiting order, from row block.first on.
+std::vector<float> columns_of(const Matrix& lower, const Block& block) {
+  std::vector<float> columns;
+  columns.reserve((lower.rows() - block.first) * block.width());
+  for (size_t j = block.first; j < lower.rows(); ++j) {
+    const auto source = lower.row(j).subspan(block.first, block.width());
+    columns.insert(columns.end(), source.begin(), source.end());
+  }
+  return columns;
+}
+
+void load_factors(Plan& plan, const Matrix& transposed_factor, const InputDrift* drift) {
   parallel_for(plan.blocks.size(), [&](size_t b) {
     Block& block = plan.blocks[b];
-    block.factor.resize((cols - block.first) * block.width());
-    for (size_t j = block.first; j < cols; ++j) {
-      const auto source = transposed_factor.row(j).subspan(block.first, block.width());
-      std::copy(source.begin(), source.end(), &block.factor[(j - block.first) * block.width()]);
-    }
+    block.factor = columns_of(transposed_factor, block);
+    if (drift) block.drift = columns_of(drift->transposed, block);
   });
 }
 
 Plan make_plan(const GridShape& shape, const HessianFactor& factor,
-               const ErrorFeedbackOptions& options) {
+               const ErrorFeedbackOptions& options, const InputDrift* drift) {
   const size_t cols = factor.size();
   Plan plan;
   plan.shape = shape;
@@ -115,8 +125,9 @@ Plan make_plan(const GridShape& shape, const HessianFactor& factor,
     }
   }
   require(options.block_size > 0, "block_size=0 is not allowed; allowed: 1 and above");
-  make_blocks(plan, cols, plan.when == GroupGrids::stale ? options.block_size : kLazyColumns);
-  load_factors(plan, factor.transposed_factor);
+  const bool blocks_matter = plan.when == GroupGrids::stale || drift;
+  make_blocks(plan, cols, blocks_matter ? options.block_size : kLazyColumns);
+  load_factors(plan, factor.transposed_factor, drift);
   return plan;
 }
 
@@ -137,6 +148,10 @@ class PanelSolver {
     size_t widest = 0;
     for (const Block& block : plan.blocks) widest = std::max(widest, block.width());
     errors_.resize(widest * kPanelRows);
+    if (drifts()) {
+      before_.resize(widest * kPanelRows);
+      after_.resize(widest * kPanelRows);
+    }
   }
 
   // Returns sum e^2.
@@ -153,11 +168,16 @@ class PanelSolver {
       subtract_product(block.row(block.last), block.width(), errors_.data(), kPanelRows,
                        block.width(), column(block.last), kPanelRows, cols_ - block.last,
                        kPanelRows);
+      if (!drifts()) continue;
+      subtract_product(block.drift_row(block.last), block.width(), after_.data(), kPanelRows,
+                       block.width(), column(block.last), kPanelRows, cols_ - block.last,
+                       kPanelRows);
     }
     return total;
   }
 
  private:
+  bool drifts() const { return !plan_.blocks.front().drift.empty(); }
   float* column(size_t position) { return weights_.data() + position * kPanelRows; }
   Panel<float> panel(float* data, size_t cols) const { return {data, cols, rows_, first_row_}; }
 
@@ -220,10 +240,7 @@ class PanelSolver {
     auto start = std::lower_bound(plan_.starts.begin(), plan_.starts.end(), block.first);
     for (size_t i = block.first; i < block.last; i += plan_.shape.tile_cols) {
       if (plan_.when == GroupGrids::fresh && start != plan_.starts.end() && *start == i) {
-        for (size_t j = i; j < block.last && corrected < i; ++j) {
-          subtract_errors(block.row(j) + (corrected - block.first), error(block, corrected),
-                          i - corrected, column(j));
-        }
+        for (size_t j = i; j < block.last && corrected < i; ++j) correct(block, corrected, i, j);
         corrected = i;
         fit_starts_in(i, i + 1);
         ++start;
@@ -235,15 +252,29 @@ class PanelSolver {
     return total;
   }
 
-  float* error(const Block& block, size_t position) {
-    return errors_.data() + (position - block.first) * kPanelRows;
+  float* in_block(AlignedFloats& buffer, const Block& block, size_t position) {
+    return buffer.data() + (position - block.first) * kPanelRows;
+  }
+  float* error(const Block& block, size_t position) { return in_block(errors_, block, position); }
+
+  // Puts what columns [first, last) of the block ask for into its column `position`.
+  void correct(const Block& block, size_t first, size_t last, size_t position) {
+    subtract_errors(block.row(position) + (first - block.first), error(block, first), last - first,
+                    column(position));
+    if (drifts()) correct_drift(block, first, last, position);
+  }
+  void correct_drift(const Block& block, size_t first, size_t last, size_t position) {
+    subtract_errors(block.drift_row(position) + (first - block.first),
+                    in_block(before_, block, first), last - first, column(position));
   }
 
   void solve_tile(const Block& block, size_t first, size_t corrected, float* squares) {
     const size_t count = plan_.shape.tile_cols;
     for (size_t j = first; j < first + count; ++j) {
-      subtract_errors(block.row(j) + (corrected - block.first), error(block, corrected),
-                      first - corrected, column(j));
+      correct(block, corrected, first, j);
+      if (!drifts()) continue;
+      correct_drift(block, first, j, j);
+      std::copy_n(column(j), kPanelRows, in_block(before_, block, j));
     }
     encoder_.assign(plan_.stored[first], panel(column(first), count),
                     panel(decoded_.data(), count));
@@ -254,6 +285,9 @@ class PanelSolver {
       scaled_error(column(j), decoded_.data() + (j - first) * kPanelRows,
                    block.row(j)[j - block.first], error(block, j), squares);
     }
+    if (drifts()) {
+      std::copy_n(decoded_.data(), count * kPanelRows, in_block(after_, block, first));
+    }
   }
 
   const Plan& plan_;
@@ -262,6 +296,7 @@ class PanelSolver {
   GridEncoder& encoder_;
   size_t rows_, first_row_, cols_;
   AlignedFloats weights_, decoded_, errors_;
+  AlignedFloats before_, after_;  // with a drift: the block's columns and what they became
 };
 
 // Columns in the order in which they are stored, dead ones 0.
@@ -292,7 +327,8 @@ ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const fl
 
 ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const float> weights,
                                            const HessianFactor& factor,
-                                           const ErrorFeedbackOptions& options) {
+                                           const ErrorFeedbackOptions& options,
+                                           const InputDrift* drift) {
   require(weights.cols() == factor.size(), "weights of {} columns with a Hessian of {}",
           weights.cols(), factor.size());
   require_finite(weights);
@@ -307,7 +343,10 @@ ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const fl
     return result;
   }
   const auto encoder = grid.begin(weights.rows(), weights.cols());
-  const Plan plan = make_plan(encoder->shape(), factor, options);
+  require(!drift || drift->transposed.rows() == factor.size(),
+          "a drift of {} inputs with a Hessian of {}", drift ? drift->transposed.rows() : 0,
+          factor.size());
+  const Plan plan = make_plan(encoder->shape(), factor, options, drift);
   const std::span<const float> importance =
       options.weigh_fit ? std::span<const float>(factor.diagonal) : std::span<const float>();
   if (plan.shape.scope == FitScope::matrix) {
@@ -325,7 +364,7 @@ ErrorFeedbackResult quantize_with_feedback(const Grid& grid, MatrixView<const fl
                        std::min(kPanelRows, weights.rows() - first_row), first_row);
     losses[p] = solver.solve(weights);
   });
-  result.loss = std::accumulate(losses.begin(), losses.end(), 0.0) / 2;
+  if (!drift) result.loss = std::accumulate(losses.begin(), losses.end(), 0.0) / 2;
   Transform input;
   if (!plan.stored_order) input.steps.emplace_back(Permutation{factor.order});
   result.matrix = encoder->finish(std::move(input));

@@ -2,6 +2,7 @@
 
 #include "fewbit/base/error.h"
 #include "fewbit/formats/codebook_grid.h"
+#include "fewbit/formats/hqq_grid.h"
 #include "fewbit/formats/uniform_grid.h"
 
 namespace fewbit {
@@ -58,6 +59,48 @@ Format uniform_format() {
       make_uniform};
 }
 
+std::unique_ptr<Grid> make_hqq(const OptionValues& values) {
+  require(
+      values.text("axis") == "1",
+      "axis=0 (groups along the output rows, each with a scale per column) is not stored by any "
+      "plane and read by no kernel of fewbit; allowed: 1");
+  HqqGridOptions options;
+  options.bits = static_cast<int>(values.integer("bits"));
+  options.group_size = group_size_of(values.integer("group_size"));
+  const std::string& round_zero = values.text("round_zero");
+  options.round_zero = round_zero == "auto" ? options.bits == 4 : round_zero == "true";
+  options.stop =
+      values.text("stop") == "group" ? HqqGridOptions::Stop::group : HqqGridOptions::Stop::tensor;
+  options.iterations = static_cast<int>(values.integer("iterations"));
+  options.norm = values.real("norm");
+  options.beta = values.real("beta");
+  options.scale_dtype = float_dtype_from_word(values.text("scale_dtype"));
+  return std::make_unique<HqqGrid>(options);
+}
+
+Format hqq_format() {
+  using Spec = OptionSpec;
+  return {"hqq",
+          "Affine codes with a real zero point that is fitted to a norm below 1 of the error",
+          "Half-Quadratic Quantization (mobiusml/hqq, 2023)",
+          {Spec::make_integer("bits", 4, 1, 8, "bits of a code"),
+           Spec::make_integer("group_size", 64, -1, kMaxGroup,
+                              "columns that share a scale; -1 or 0: the whole row"),
+           Spec::make_choice("axis", "1", {"0", "1"},
+                             "groups of columns of a row (1); groups of rows (0) are refused"),
+           Spec::make_choice("stop", "group", {"group", "tensor"},
+                             "end the search for each group, or for the whole matrix as the "
+                             "reference does"),
+           Spec::make_integer("iterations", 20, 0, 10000, "steps of the search at most"),
+           Spec::make_real("norm", 0.7, 0.05, 1, "exponent p of the error"),
+           Spec::make_real("beta", 10, 1e-3, 1e6, "weight of the proximal step"),
+           Spec::make_choice("round_zero", "auto", {"auto", "true", "false"},
+                             "start from a rounded zero point; auto: at 4 bits (the reference)"),
+           Spec::make_choice("scale_dtype", "f16", {"f16", "bf16", "f32"},
+                             "type of stored scales and zero points")},
+          make_hqq};
+}
+
 std::unique_ptr<Grid> make_codebook(const std::string& codebook, const OptionValues& values) {
   CodebookGridOptions options;
   options.codebook = codebook;
@@ -98,6 +141,7 @@ std::span<const Format> formats() {
                       "bitsandbytes"),
       codebook_format("af4", "16 levels that minimise the absolute error of normal weights",
                       "arXiv 2306.06965"),
+      hqq_format(),
   };
   return all;
 }

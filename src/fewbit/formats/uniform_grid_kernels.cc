@@ -3,6 +3,8 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fewbit/formats/uniform_grid_kernels.cc"
 #include "hwy/foreach_target.h"
+// After foreach_target.h, which includes this file once per target.
+#include "fewbit/formats/panel_math-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,8 +19,8 @@ constexpr float kMinNormal = 1.17549435e-38f;
 // Columns between two looks at whether a candidate has lost already.
 constexpr size_t kLookEvery = 32;
 
-using D = hn::CappedTag<float, kPanelRows>;
-using V = hn::Vec<D>;
+using D = PanelTag;
+using V = PanelVector;
 
 // Nearest value of the stored type, ties to even, at least its smallest positive value.
 V RoundScale(Dtype dtype, V scale) {
@@ -40,42 +42,6 @@ V RoundScale(Dtype dtype, V scale) {
   const auto subnormal = hn::Sub(hn::Add(scale, half), half);
   const auto rounded = hn::IfThenElse(hn::Lt(scale, hn::Set(d, 0x1p-14f)), subnormal, normal);
   return hn::Max(rounded, hn::Set(d, 0x1p-24f));
-}
-
-// Near-minimax polynomials, lowest power first: log2(1 + t) / t on [sqrt(1/2) - 1, sqrt(2) - 1]
-// (error 3e-7) and 2^t on [-1/2, 1/2] (error 8e-8).
-constexpr float kLog[] = {1.442694958f,  -0.7213527588f, 0.4809240386f, -0.3602419859f,
-                          0.2870756112f, -0.2488218056f, 0.2342098512f, -0.1462035342f};
-constexpr float kExp[] = {1.0000000755f, 0.6931472067f, 0.2402210736f,
-                          0.0555032721f, 0.0096760371f, 0.0013400432f};
-
-// x^norm for x >= 0 as exp2(norm * log2 x); 0 becomes 2^-126.
-V Power(V x, V norm) {
-  const D d;
-  const hn::RebindToSigned<D> di;
-  const auto bits = hn::BitCast(di, x);
-  const auto exponent = hn::ShiftRight<23>(hn::Sub(bits, hn::Set(di, 0x3f3504f3)));
-  const V t = hn::Sub(hn::BitCast(d, hn::Sub(bits, hn::ShiftLeft<23>(exponent))), hn::Set(d, 1.0f));
-  V p = hn::Set(d, kLog[7]);
-  p = hn::MulAdd(p, t, hn::Set(d, kLog[6]));
-  p = hn::MulAdd(p, t, hn::Set(d, kLog[5]));
-  p = hn::MulAdd(p, t, hn::Set(d, kLog[4]));
-  p = hn::MulAdd(p, t, hn::Set(d, kLog[3]));
-  p = hn::MulAdd(p, t, hn::Set(d, kLog[2]));
-  p = hn::MulAdd(p, t, hn::Set(d, kLog[1]));
-  p = hn::MulAdd(p, t, hn::Set(d, kLog[0]));
-  const V logarithm = hn::MulAdd(p, t, hn::ConvertTo(d, exponent));
-  const V y = hn::Max(hn::Mul(logarithm, norm), hn::Set(d, -126.0f));
-  const V whole = hn::Round(y);
-  const V f = hn::Sub(y, whole);
-  V e = hn::Set(d, kExp[5]);
-  e = hn::MulAdd(e, f, hn::Set(d, kExp[4]));
-  e = hn::MulAdd(e, f, hn::Set(d, kExp[3]));
-  e = hn::MulAdd(e, f, hn::Set(d, kExp[2]));
-  e = hn::MulAdd(e, f, hn::Set(d, kExp[1]));
-  e = hn::MulAdd(e, f, hn::Set(d, kExp[0]));
-  const auto scaled = hn::Add(hn::BitCast(di, e), hn::ShiftLeft<23>(hn::ConvertTo(di, whole)));
-  return hn::BitCast(d, scaled);
 }
 
 struct Candidate {

@@ -9,6 +9,7 @@
 #include "fewbit/base/random.h"
 #include "fewbit/calibrate/quantize_model.h"
 #include "fewbit/io/safetensors.h"
+#include "fewbit/methods/model_testing.h"
 #include "fewbit/methods/registry.h"
 #include "fewbit/testing/fixture.h"
 
@@ -191,51 +192,7 @@ FEWBIT_FIXTURE_TEST(AwqFixture, "awq", ".safetensors") {
 
 // --- properties ----------------------------------------------------------------------------------
 
-// A small decoder with a few loud input channels, and random tokens.
-struct LoudModel {
-  explicit LoudModel(bool experts = false) {
-    ModelSpec& spec = checkpoint.spec;
-    spec.architecture = "llama";
-    spec.vocab_size = 96;
-    spec.hidden_size = spec.embedding_size = 64;
-    spec.heads = 4;
-    spec.kv_heads = 2;
-    spec.head_size = spec.rotary_size = 16;
-    spec.ffn_size = 96;
-    spec.context = 64;
-    spec.blocks.resize(2);
-    spec.tied_head = true;
-    if (experts) {
-      spec.experts = 4;
-      spec.experts_per_token = 2;
-    }
-    const auto drawn = random_tensors(spec, 5, 0.1);
-    NamedTensors tensors;
-    for (const std::string& name : drawn->names()) {
-      MemoryTensorSource::Tensor tensor{drawn->shape(name), drawn->load(name)};
-      if (name.ends_with("norm.weight")) {
-        for (size_t c = 0; c < tensor.values.size(); c += 16) tensor.values[c] = 12;
-      }
-      tensors.emplace_back(name, std::move(tensor));
-    }
-    checkpoint.tensors = std::make_shared<MemoryTensorSource>(std::move(tensors));
-    std::vector<int64_t> ids(8 * 64);
-    RandomStream random(3, "tokens");
-    for (int64_t& id : ids) id = static_cast<int64_t>(random.below(spec.vocab_size));
-    calibration.tokens = at::tensor(ids, at::kLong).view({8, 64});
-  }
-
-  at::Tensor hidden(const std::string& recipe) const {
-    return hidden_of(checkpoint, calibration.tokens, quantized(checkpoint, calibration, recipe));
-  }
-  double error(const std::string& recipe) const {
-    const at::Tensor exact = hidden_of(checkpoint, calibration.tokens, {});
-    return mean_square(hidden(recipe) - exact);
-  }
-
-  Checkpoint checkpoint;
-  CalibrationSet calibration;
-};
+using testing::LoudModel;
 
 TEST(AwqTest, LowersItsObjectivesAndTheErrorOfTheModel) {
   const LoudModel model;
@@ -252,7 +209,7 @@ TEST(AwqTest, LowersItsObjectivesAndTheErrorOfTheModel) {
 }
 
 TEST(AwqTest, ScalesExpertsBehindOneNormTogether) {
-  const LoudModel model(/*experts=*/true);
+  const LoudModel model(LoudModel::Kind::experts);
   const QuantizedModel result =
       quantized(model.checkpoint, model.calibration, "awq | rtn:bits=3,group_size=32");
   EXPECT_EQ(result.transforms.size(), 2u * (2 + 1 + 4));

@@ -232,6 +232,7 @@ class ClipPass : public Pass {
       after += best;
     }
     const auto changed = (clipped != weight).sum().item<int64_t>();
+    block.exact.try_emplace(layer + ".weight", parameter);
     parameter = clipped.to(parameter.device());
     block.transforms.push_back({.where = layer,
                                 .method = std::string(name()),

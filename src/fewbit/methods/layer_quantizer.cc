@@ -81,7 +81,8 @@ void quantize_layer(BlockContext& block, const std::string& layer, std::string_v
                            .objective = outcome.objective,
                            .seconds = clock.seconds(),
                            .warnings = std::move(outcome.warnings)});
-  block.parameters[name] = decoded.to(found->second.device());
+  block.exact.try_emplace(name, found->second);
+  found->second = decoded.to(found->second.device());
   block.quantized[layer] = std::move(outcome.matrix);
 }
 

@@ -61,4 +61,10 @@ MethodInfo fp4_method() {
                     "bitsandbytes; QLoRA, arXiv 2305.14314");
 }
 
+MethodInfo hqq_method() {
+  return nearest_on("hqq", "hqq", false,
+                    "zero points fitted to a norm below 1 of the error, without data",
+                    "Half-Quadratic Quantization (mobiusml/hqq, 2023)");
+}
+
 }  // namespace fewbit

@@ -13,5 +13,7 @@ MethodInfo rtn_method();
 // RTN under the names of bitsandbytes' data types (QLoRA, arXiv 2305.14314): nf4, fp4.
 MethodInfo nf4_method();
 MethodInfo fp4_method();
+// RTN on the grid that HQQ fits (formats/hqq_grid.h): hqq.
+MethodInfo hqq_method();
 
 }  // namespace fewbit

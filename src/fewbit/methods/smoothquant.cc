@@ -70,18 +70,8 @@ class SmoothQuantPass : public Pass {
       report.warnings = {"no calibration token reached this expert"};
       warn("{}: {}", group.site(), report.warnings.front());
     } else {
+      scale = smoothing_scale_of(block, group, inputs, alpha_);
       std::vector<double> activations = inputs.max_absolute();
-      share_columns(block.spec(), group, SharedColumns::maximum, activations);
-      std::vector<double> weights(group.in_features, 0.0);
-      for (const std::string& reader : group.readers) {
-        const at::Tensor largest =
-            block.parameters.at(reader + ".weight").abs().amax(0).to(at::kCPU).contiguous();
-        for (size_t c = 0; c < weights.size(); ++c) {
-          weights[c] = std::max<double>(weights[c], largest.data_ptr<float>()[c]);
-        }
-      }
-      share_columns(block.spec(), group, SharedColumns::maximum, weights);
-      scale = smoothing_scale(activations, weights, alpha_);
       report.objective_before = *std::ranges::max_element(activations);
       for (size_t c = 0; c < scale.size(); ++c) activations[c] /= scale[c];
       report.objective_after = *std::ranges::max_element(activations);
@@ -109,6 +99,22 @@ std::vector<float> smoothing_scale(std::span<const double> activation_maximum,
         std::max(std::pow(activation_maximum[c], alpha) / std::pow(weight, 1 - alpha), kSmallest));
   }
   return scale;
+}
+
+std::vector<float> smoothing_scale_of(const BlockContext& block, const FoldGroup& group,
+                                      const LayerStats& inputs, double alpha) {
+  std::vector<double> activations = inputs.max_absolute();
+  share_columns(block.spec(), group, SharedColumns::maximum, activations);
+  std::vector<double> weights(group.in_features, 0.0);
+  for (const std::string& reader : group.readers) {
+    const at::Tensor largest =
+        block.parameters.at(reader + ".weight").abs().amax(0).to(at::kCPU).contiguous();
+    for (size_t c = 0; c < weights.size(); ++c) {
+      weights[c] = std::max<double>(weights[c], largest.data_ptr<float>()[c]);
+    }
+  }
+  share_columns(block.spec(), group, SharedColumns::maximum, weights);
+  return smoothing_scale(activations, weights, alpha);
 }
 
 MethodInfo smoothquant_method() {

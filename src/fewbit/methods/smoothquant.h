@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "fewbit/calibrate/fold.h"
 #include "fewbit/calibrate/pass.h"
 
 namespace fewbit {
@@ -22,5 +23,8 @@ MethodInfo smoothquant_method();
 // The scale from the largest |x_j| and the largest |W_ij| of every column.
 std::vector<float> smoothing_scale(std::span<const double> activation_maximum,
                                    std::span<const double> weight_maximum, double alpha);
+// The same for a group of linears, whose input columns that share a scale share their maxima.
+std::vector<float> smoothing_scale_of(const BlockContext& block, const FoldGroup& group,
+                                      const LayerStats& inputs, double alpha);
 
 }  // namespace fewbit

@@ -14,7 +14,8 @@ class AffineFakeQuant : public FakeQuant {
   at::Tensor forward(const at::Tensor& weight) const override {
     const at::Tensor groups = quantizer_.groups.split(weight);
     const AffineStart now = parameters_of(groups);
-    return quantizer_.groups.join(affine_fake_quant(groups, now.scale, now.zero, rule_));
+    return quantizer_.groups.join(
+        affine_fake_quant(rounded_weights(groups, now.scale), now.scale, now.zero, rule_));
   }
 
   QuantizedTensor quantize(const at::Tensor& weight) const override {
@@ -26,7 +27,8 @@ class AffineFakeQuant : public FakeQuant {
     result.groups = quantizer_.groups;
     result.scale_dtype = quantizer_.scale_dtype;
     result.bits = quantizer_.bits;
-    result.codes = quantizer_.groups.join(affine_codes(groups, now.scale, now.zero, rule_));
+    result.codes = quantizer_.groups.join(
+        affine_codes(rounded_weights(groups, now.scale), now.scale, now.zero, rule_));
     result.scales = stored.scale.clone();
     result.zeros = stored.zero.clone();
     return result;
@@ -40,6 +42,10 @@ class AffineFakeQuant : public FakeQuant {
   }
   // Scales and zero points for these groups, with their gradients.
   virtual AffineStart parameters_of(const at::Tensor& groups) const = 0;
+  // What is rounded in the place of the groups' weights.
+  virtual at::Tensor rounded_weights(const at::Tensor& groups, const at::Tensor&) const {
+    return groups;
+  }
   std::string describe_as(const char* name) const {
     return fmt::format("{}: affine b{}, {} scale and zero point per {}", name, quantizer_.bits,
                        word_of_float_dtype(quantizer_.scale_dtype), quantizer_.groups.describe());
@@ -95,6 +101,37 @@ class LearnableClipping : public AffineFakeQuant {
   at::Tensor upper_, lower_;
 };
 
+class SignRounding : public AffineFakeQuant {
+ public:
+  SignRounding(const AffineQuantizer& quantizer, const at::Tensor& weight)
+      : AffineFakeQuant(quantizer, true) {
+    const auto options = weight.options().requires_grad(false);
+    const int64_t groups = quantizer_.groups.count();
+    rounding_ = make_parameter(at::zeros({groups, quantizer_.groups.length()}, options));
+    upper_ = make_parameter(at::ones({groups, 1}, options));
+    lower_ = make_parameter(at::ones({groups, 1}, options));
+  }
+  std::vector<QuantizerTensor> parameters() const override {
+    return {{"rounding", rounding_}, {"upper_factor", upper_}, {"lower_factor", lower_}};
+  }
+  std::string describe() const override { return describe_as("sign rounding"); }
+
+ private:
+  AffineStart parameters_of(const at::Tensor& groups) const override {
+    const at::Tensor high = upper_ * groups.amax(1, true).clamp_min(0);
+    const at::Tensor low = lower_ * groups.amin(1, true).clamp_max(0);
+    const at::Tensor ideal = (high - low) / rule_.largest_code();
+    const at::Tensor bounded = ideal.detach().clamp(kSmallestAffineScale, kLargestAffineScale);
+    const at::Tensor scale = straight_through(ideal, round_to_stored(bounded, rule_.scale_dtype));
+    return {scale, -low / scale};
+  }
+  // w + s v rounds as w / s + v does, and its gradients for s and v are those of that.
+  at::Tensor rounded_weights(const at::Tensor& groups, const at::Tensor& scale) const override {
+    return groups + scale * rounding_;
+  }
+  at::Tensor rounding_, upper_, lower_;
+};
+
 }  // namespace
 
 AffineStart min_max_start(const at::Tensor& groups, int bits) {
@@ -113,6 +150,11 @@ std::unique_ptr<FakeQuant> make_efficient_qat(const AffineQuantizer& quantizer,
 std::unique_ptr<FakeQuant> make_learnable_clipping(const AffineQuantizer& quantizer,
                                                    const at::Tensor& weight, double start_logit) {
   return std::make_unique<LearnableClipping>(quantizer, weight, start_logit);
+}
+
+std::unique_ptr<FakeQuant> make_sign_rounding(const AffineQuantizer& quantizer,
+                                              const at::Tensor& weight) {
+  return std::make_unique<SignRounding>(quantizer, weight);
 }
 
 }  // namespace fewbit

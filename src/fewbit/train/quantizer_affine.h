@@ -4,8 +4,12 @@
 //   learnable_clipping  parameters pull in the ends of min-max:
 //                         hi = sigmoid(u) max, lo = sigmoid(l) min,
 //                         s = clip((hi - lo) / (2^b - 1), 1e-4, 1e4), z = round(-lo / s)
+//   sign_rounding       parameters shift the rounding of every weight and pull in both ends:
+//                         hi = c max(max, 0), lo = a min(min, 0), s as above, z = round(-lo / s),
+//                         codes of round(w / s + v) + z, gradients through z's rounding too
 //
-// Sources: EfficientQAT (arXiv 2407.11062), OmniQuant (2308.13137) as ZeroQAT (2509.00031) uses it.
+// Sources: EfficientQAT (arXiv 2407.11062), OmniQuant (2308.13137) as ZeroQAT (2509.00031) uses it,
+// AutoRound (2309.05516).
 #pragma once
 
 #include <memory>
@@ -38,5 +42,11 @@ inline constexpr double kClippingLogit = 3;
 std::unique_ptr<FakeQuant> make_learnable_clipping(const AffineQuantizer& quantizer,
                                                    const at::Tensor& weight,
                                                    double start_logit = kClippingLogit);
+
+// parameters(): "rounding" v [groups, L] = 0, "upper_factor" c and "lower_factor" a [groups, 1] =
+// 1, both to be kept within [0, 1] by the caller. The start is round to nearest on min-max with
+// zero.
+std::unique_ptr<FakeQuant> make_sign_rounding(const AffineQuantizer& quantizer,
+                                              const at::Tensor& weight);
 
 }  // namespace fewbit

@@ -180,6 +180,52 @@ TEST_F(QuantizerAffineTest, ZeroPointHasNoGradientWhenNothingIsClipped) {
   EXPECT_GT(scale.grad().abs().max().item<double>(), 0);
 }
 
+// The same formula in operations that autograd knows, roundings straight through.
+TEST_F(QuantizerAffineTest, SignRoundingHasTheGradientOfItsFormula) {
+  for (const int bits : {2, 3, 4}) {
+    const at::Tensor weight = at::randn({5, 48}, at::kDouble);
+    const auto quantizer = make_sign_rounding(grouped(bits, 5, 48, 16), weight);
+    const at::Tensor v = parameter(*quantizer, "rounding");
+    const at::Tensor upper = parameter(*quantizer, "upper_factor");
+    const at::Tensor lower = parameter(*quantizer, "lower_factor");
+    set_values(v, at::rand_like(v.detach()) - 0.5);
+    set_values(upper, 0.5 + 0.5 * at::rand_like(upper.detach()));
+    set_values(lower, 0.5 + 0.5 * at::rand_like(lower.detach()));
+    const at::Tensor gradient = at::randn({5, 48}, at::kDouble);
+    const at::Tensor out = quantizer->forward(weight);
+    out.backward(gradient);
+
+    const auto round_through = [](const at::Tensor& x) { return x + (x.round() - x).detach(); };
+    const at::Tensor v2 = leaf(v), upper2 = leaf(upper), lower2 = leaf(lower);
+    const ScaleGroups groups = ScaleGroups::per_group(5, 48, 16);
+    const at::Tensor w = groups.split(weight);
+    const double largest_code = (1 << bits) - 1;
+    const at::Tensor high = upper2 * w.amax(1, true).clamp_min(0);
+    const at::Tensor low = lower2 * w.amin(1, true).clamp_max(0);
+    const at::Tensor s = (high - low) / largest_code;
+    const at::Tensor z = round_through(-low / s);
+    const at::Tensor expected =
+        groups.join(s * ((round_through(w / s + v2) + z).clamp(0, largest_code) - z));
+    expected.backward(gradient);
+    EXPECT_LT(largest_difference(out, expected), 1e-12);
+    EXPECT_LT(largest_difference(v.grad(), v2.grad()), 1e-12);
+    EXPECT_LT(relative_difference(upper.grad(), upper2.grad()), 1e-12);
+    EXPECT_LT(relative_difference(lower.grad(), lower2.grad()), 1e-12);
+  }
+}
+
+TEST_F(QuantizerAffineTest, SignRoundingStartsAsRoundToNearest) {
+  const at::Tensor weight = at::randn({7, 64});
+  const auto quantizer = make_sign_rounding(grouped(3, 7, 64, 32), weight);
+  const ScaleGroups groups = ScaleGroups::per_group(7, 64, 32);
+  const at::Tensor w = groups.split(weight);
+  const at::Tensor s = (w.amax(1, true).clamp_min(0) - w.amin(1, true).clamp_max(0)) / 7;
+  const at::Tensor z = (-w.amin(1, true).clamp_max(0) / s).round();
+  const at::Tensor expected = groups.join(s * (((w / s).round() + z).clamp(0, 7) - z));
+  EXPECT_LT(largest_difference(quantizer->forward(weight), expected), 1e-6);
+  EXPECT_TRUE(same_values(quantizer->forward(weight), quantizer->quantize(weight).dequantize()));
+}
+
 // Where nothing is clipped and codes stay, w^ = s (w / s + r) with fixed residuals r.
 TEST_F(QuantizerAffineTest, ScaleGradientIsThatOfFixedResiduals) {
   const at::Tensor weight = at::randn({3, 48}, at::kDouble);
