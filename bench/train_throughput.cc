@@ -2,6 +2,10 @@
 // this machine shows in the same run.
 //
 //   fewbit_train_throughput [--dtype f32 bf16] [--size d128 d256 d512] [--seconds 10] [--json]
+//                           [--quantizer paretoq:bits=2 [--activations absmax:bits=8]]
+//
+// With a quantizer, plain and quantized steps take turns, so that a busy neighbour hits both, and
+// the ratio of their medians is reported.
 //
 // Peak: a 1024-cube with all threads, the higher of oneDNN (plain and its own layout) and of what
 // ATen calls for float32 (OpenBLAS). Model FLOPs per token: 6 per weight of a matrix product (the
@@ -14,7 +18,9 @@
 #include <CLI/CLI.hpp>
 #include <ctime>
 #include <functional>
+#include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/json.h"
@@ -23,6 +29,7 @@
 #include "fewbit/model/tensor_source.h"
 #include "fewbit/train/gradient_step.h"
 #include "fewbit/train/suite.h"
+#include "fewbit/train/training_state.h"
 
 namespace fewbit {
 namespace {
@@ -42,6 +49,7 @@ struct Arguments {
   std::vector<std::string> dtypes = {"f32", "bf16"}, sizes = {"d128", "d256", "d512"};
   double seconds = 10;
   size_t context = 256, sequences = 16, shards = 4;
+  std::string quantizer, activations;
   bool json = false;
 };
 
@@ -132,35 +140,67 @@ FlopsPerToken flops_per_token(const ModelSpec& spec, size_t context) {
   return {6 * weights, 6 * attention * static_cast<double>(context)};
 }
 
-// Seconds per update, the median of all of `seconds`.
-double seconds_per_step(const ModelSpec& spec, ops::MatmulDtype dtype, const Arguments& arguments) {
-  const auto initial = random_tensors(spec, 1);
-  std::vector<TrainedTensor> tensors;
-  for (const std::string& name : initial->names()) {
-    const auto shape = initial->shape(name);
-    at::Tensor value = at::empty(std::vector<int64_t>(shape.begin(), shape.end()), at::kFloat);
-    initial->load(name, {value.data_ptr<float>(), static_cast<size_t>(value.numel())});
-    tensors.push_back(trained_tensor(name, value));
+// A model under training, plain or under quantizers.
+class Workload {
+ public:
+  Workload(const Decoder& decoder, ops::MatmulDtype dtype, const Arguments& arguments,
+           const QuantizerOptions& quantizers)
+      : state_(decoder.spec(), *random_tensors(decoder.spec(), 1)) {
+    if (!quantizers.plan.empty()) state_.start_quantizers(quantizers);
+    step_ = std::make_unique<GradientStep>(decoder, GradientOptions{arguments.shards, dtype},
+                                           state_.tensors, &state_.quantizers);
   }
+
+  void update(const TrainingBatch& batch) {
+    if (state_.step == 0) step_->start_activations(batch);
+    const Timer clock;
+    const double loss = step_->run(batch);
+    require(std::isfinite(loss), "the loss is {}", loss);
+    adamw_step(state_.tensors, step_->gradients(), step_->norm(), 1e-3, state_.step++, {});
+    constexpr uint64_t kWarmSteps = 2;
+    if (state_.step > kWarmSteps) times_.push_back(clock.seconds());
+  }
+
+  double median_seconds() {
+    const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
+    std::nth_element(times_.begin(), middle, times_.end());
+    return *middle;
+  }
+
+ private:
+  TrainingState state_;
+  std::unique_ptr<GradientStep> step_;
+  std::vector<double> times_;
+};
+
+// Seconds per update, medians; quantized is 0 without a quantizer.
+struct StepSeconds {
+  double plain = 0, quantized = 0;
+};
+
+StepSeconds seconds_per_step(const ModelSpec& spec, ops::MatmulDtype dtype,
+                             const Arguments& arguments) {
   std::vector<int32_t> tokens(1 << 20);
   for (size_t i = 0; i < tokens.size(); ++i) {
     tokens[i] = static_cast<int32_t>((i * 2654435761u >> 7) % spec.vocab_size);
   }
   const Decoder decoder(spec, nullptr);
   DataOrder data(tokens, arguments.context, arguments.sequences, 0);
-  GradientStep step(decoder, {arguments.shards, dtype}, tensors);
-  std::vector<double> times;
-  const Timer total;
-  constexpr uint64_t kWarmSteps = 2, kMinSteps = 5;
-  for (uint64_t i = 0; i < kMinSteps || total.seconds() < arguments.seconds; ++i) {
-    const Timer clock;
-    const double loss = step.run(data.batch(i));
-    require(std::isfinite(loss), "the loss is {}", loss);
-    adamw_step(tensors, step.gradients(), step.norm(), 1e-3, i, {});
-    if (i >= kWarmSteps) times.push_back(clock.seconds());
+  Workload plain(decoder, dtype, arguments, {});
+  std::optional<Workload> quantized;
+  if (!arguments.quantizer.empty()) {
+    quantized.emplace(
+        decoder, dtype, arguments,
+        QuantizerOptions{QuantizerPlan::parse(arguments.quantizer), arguments.activations});
   }
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2];
+  const Timer total;
+  constexpr uint64_t kMinSteps = 5;
+  for (uint64_t i = 0; i < kMinSteps || total.seconds() < arguments.seconds; ++i) {
+    const TrainingBatch batch = data.batch(i);
+    plain.update(batch);
+    if (quantized) quantized->update(batch);
+  }
+  return {plain.median_seconds(), quantized ? quantized->median_seconds() : 0};
 }
 
 void run(const Arguments& arguments) {
@@ -180,7 +220,8 @@ void run(const Arguments& arguments) {
       spec.vocab_size = size->vocabulary;
       // The machine's peak right before and after, so that a busy neighbour hits both.
       const Peaks before = measure_peaks(dtype, 1);
-      const double seconds = seconds_per_step(spec, dtype, arguments);
+      const StepSeconds step = seconds_per_step(spec, dtype, arguments);
+      const double seconds = step.plain;
       const Peaks after = measure_peaks(dtype, 1);
       const Peaks peak{std::max(before.openblas, after.openblas),
                        std::max(before.onednn, after.onednn)};
@@ -196,12 +237,20 @@ void run(const Arguments& arguments) {
                                    {"mfu_full_attention", mfu_full},
                                    {"peak_openblas", peak.openblas},
                                    {"peak_onednn", peak.onednn}});
+      if (step.quantized > 0) {
+        report["results"].back()["quantizer"] = arguments.quantizer;
+        report["results"].back()["quantized_over_plain"] = step.quantized / seconds;
+      }
       if (!arguments.json) {
         fmt::print(
             "{:<5} {:<4} N {:>9}  {:>9.0f} tokens/s  mfu {:5.1f} % (full {:5.1f} %)  peak GFLOP/s: "
             "OpenBLAS {:.0f}, oneDNN {:.0f}\n",
             name, dtype_name, spec.non_embedding_params(), rate, 100 * mfu, 100 * mfu_full,
             peak.openblas / 1e9, peak.onednn / 1e9);
+        if (step.quantized > 0) {
+          fmt::print("      {} {}: {:.3f} times the plain step\n", arguments.quantizer,
+                     arguments.activations, step.quantized / seconds);
+        }
       }
     }
   }
@@ -220,6 +269,8 @@ int main(int argc, char** argv) {
   app.add_option("--context", arguments.context);
   app.add_option("--sequences", arguments.sequences);
   app.add_option("--shards", arguments.shards);
+  app.add_option("--quantizer", arguments.quantizer, "as in a suite");
+  app.add_option("--activations", arguments.activations, "as in a suite");
   app.add_flag("--json", arguments.json);
   app.add_flag("--processor-time", fewbit::Timer::processor_time,
                "measure processor time; for FEWBIT_THREADS=1 on a busy machine");

@@ -6,19 +6,6 @@
 namespace fewbit {
 namespace {
 
-// '*' stands for any run of characters, dots included.
-bool matches(std::string_view pattern, std::string_view text) {
-  if (pattern.empty()) return text.empty();
-  if (pattern.front() == '*') {
-    for (size_t skip = 0; skip <= text.size(); ++skip) {
-      if (matches(pattern.substr(1), text.substr(skip))) return true;
-    }
-    return false;
-  }
-  return !text.empty() && pattern.front() == text.front() &&
-         matches(pattern.substr(1), text.substr(1));
-}
-
 const MethodInfo& find_method(std::span<const MethodInfo> methods, const std::string& name) {
   std::vector<std::string> known;
   for (const MethodInfo& method : methods) {
@@ -88,29 +75,6 @@ ParameterMap BlockContext::exact_parameters() const {
   ParameterMap result = parameters;
   for (const auto& [name, tensor] : exact) result[name] = tensor;
   return result;
-}
-
-LayerSelection::LayerSelection(std::string text) : text_(std::move(text)) {
-  size_t begin = 0;
-  for (;;) {
-    const size_t end = text_.find('+', begin);
-    const std::string part =
-        text_.substr(begin, end == std::string::npos ? std::string::npos : end - begin);
-    require(!part.empty(),
-            "option 'layers': '{}' has an empty part; joined by '+' are blocks, "
-            "embed, head or patterns such as blocks.*.mlp.down",
-            text_);
-    patterns_.push_back(part == "blocks" ? "blocks.*" : part);
-    if (end == std::string::npos) return;
-    begin = end + 1;
-  }
-}
-
-bool LayerSelection::contains(std::string_view layer) const {
-  for (const std::string& pattern : patterns_) {
-    if (matches(pattern, layer)) return true;
-  }
-  return false;
 }
 
 GridChoice::GridChoice(std::string format, std::map<std::string, std::string> options)

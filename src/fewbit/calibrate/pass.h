@@ -19,6 +19,7 @@
 #include "fewbit/calibrate/recipe.h"
 #include "fewbit/formats/grid.h"
 #include "fewbit/formats/quantized_matrix.h"
+#include "fewbit/model/layer_selection.h"
 #include "fewbit/network/block_model.h"
 
 namespace fewbit {
@@ -118,21 +119,6 @@ class Pass {
   // Throws an Error if this pass cannot run on such a model; called before weights are read.
   virtual void check(const ModelSpec& spec) const = 0;
   virtual void apply(BlockContext& block) const = 0;
-};
-
-// Which layers a pass works on: "blocks" (every linear of the blocks, the default), "embed",
-// "head", or patterns over canonical names with '*', joined by '+': "blocks.*.mlp.*+head".
-class LayerSelection {
- public:
-  LayerSelection() : LayerSelection("blocks") {}
-  // Error if a part of the text is empty.
-  explicit LayerSelection(std::string text);
-  bool contains(std::string_view layer) const;
-  const std::string& text() const { return text_; }
-
- private:
-  std::string text_;
-  std::vector<std::string> patterns_;
 };
 
 // The grid that a pass quantizes on: `format=` of a recipe and the format's own options, which an

@@ -149,6 +149,7 @@ void write_quantized_model(const std::filesystem::path& directory, bool replace,
   options.dtype = WriteDtype::exact;
   options.replace = replace;
   options.training = checkpoint.training;
+  options.activations = checkpoint.activations;
   options.copied_files = companion_files(checkpoint);
   options.texts["quantization.json"] = report.dump(1) + "\n";
   if (checkpoint.kind == CheckpointKind::gguf && checkpoint.tokenizer.gguf) {

@@ -1,74 +1,23 @@
 #include "fewbit/calibrate/recipe.h"
 
-#include <algorithm>
-#include <cctype>
+#include <utility>
 
 #include "fewbit/base/error.h"
+#include "fewbit/base/named_options.h"
 #include "fewbit/base/toml.h"
 
 namespace fewbit {
 namespace {
 
 // Far more than any recipe needs; keeps hostile input small.
-constexpr size_t kMaxRecipeBytes = 1 << 20;
 constexpr size_t kMaxPasses = 64;
 
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front()))) {
-    text.remove_prefix(1);
-  }
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) {
-    text.remove_suffix(1);
-  }
-  return text;
-}
-
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  for (;;) {
-    const size_t at = text.find(separator);
-    parts.push_back(trim(text.substr(0, at)));
-    if (at == std::string_view::npos) return parts;
-    text.remove_prefix(at + 1);
-  }
-}
-
-// Method and option names: what can stand in the one-line form without quoting.
-bool is_word(std::string_view text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '_' || c == '-' || c == '.';
-  });
-}
-
-// Values may hold everything but the separators of the one-line form.
-bool is_value(std::string_view text) {
-  return !text.empty() && text.find_first_of(",|\n") == std::string_view::npos &&
-         trim(text) == text;
-}
-
-PassRequest parse_pass(std::string_view text) {
-  PassRequest pass;
-  const size_t colon = text.find(':');
-  pass.method = std::string(trim(text.substr(0, colon)));
-  require(is_word(pass.method), "'{}' is not the name of a method; written as method:key=value,...",
-          pass.method);
-  if (colon == std::string_view::npos) return pass;
-  for (const std::string_view item : split(text.substr(colon + 1), ',')) {
-    const size_t equals = item.find('=');
-    require(equals != std::string_view::npos, "{}: '{}' is not key=value", pass.method, item);
-    const std::string key(trim(item.substr(0, equals)));
-    const std::string value(trim(item.substr(equals + 1)));
-    require(is_word(key), "{}: '{}' is not the name of an option", pass.method, key);
-    require(is_value(value), "{}: option '{}' has no value", pass.method, key);
-    require(pass.options.emplace(key, value).second, "{}: option '{}' is given twice", pass.method,
-            key);
-  }
-  return pass;
-}
+PassRequest pass_from(NamedOptions item) { return {std::move(item.name), std::move(item.options)}; }
 
 std::string option_text(const toml::node& node, std::string_view key) {
   if (const auto text = node.value_exact<std::string>()) {
-    require(is_value(*text), "option '{}': text without ',', '|' or line breaks is expected", key);
+    require(is_option_value(*text), "option '{}': text without ',', '|' or line breaks is expected",
+            key);
     return *text;
   }
   if (const auto number = node.value_exact<int64_t>()) return fmt::format("{}", *number);
@@ -81,11 +30,11 @@ PassRequest pass_from_toml(const toml::table& table) {
   PassRequest pass;
   const auto method = table["method"].value_exact<std::string>();
   require(method.has_value(), "key 'method' (a text) is missing");
-  require(is_word(*method), "'{}' is not the name of a method", *method);
+  require(is_option_word(*method), "'{}' is not the name of a method", *method);
   pass.method = *method;
   for (const auto& [key, node] : table) {
     if (key.str() == "method") continue;
-    require(is_word(key.str()), "'{}' is not the name of an option", key.str());
+    require(is_option_word(key.str()), "'{}' is not the name of an option", key.str());
     pass.options[std::string(key.str())] = option_text(node, key.str());
   }
   return pass;
@@ -94,13 +43,9 @@ PassRequest pass_from_toml(const toml::table& table) {
 }  // namespace
 
 Recipe Recipe::parse(std::string_view one_line) {
-  require(one_line.size() <= kMaxRecipeBytes, "recipe: longer than {} bytes", kMaxRecipeBytes);
   Recipe recipe;
-  const auto parts = split(one_line, '|');
-  require(parts.size() <= kMaxPasses, "recipe: more than {} passes", kMaxPasses);
-  for (size_t i = 0; i < parts.size(); ++i) {
-    recipe.passes.push_back(
-        with_context(fmt::format("recipe: pass {}", i + 1), [&] { return parse_pass(parts[i]); }));
+  for (NamedOptions& item : parse_named_options_list(one_line, "recipe: pass")) {
+    recipe.passes.push_back(pass_from(std::move(item)));
   }
   recipe.name = recipe.text();
   return recipe;
@@ -146,12 +91,7 @@ std::string Recipe::text() const {
   std::string text;
   for (const PassRequest& pass : passes) {
     if (!text.empty()) text += " | ";
-    text += pass.method;
-    char separator = ':';
-    for (const auto& [key, value] : pass.options) {
-      text += fmt::format("{}{}={}", separator, key, value);
-      separator = ',';
-    }
+    text += to_text(NamedOptions{pass.method, pass.options});
   }
   return text;
 }

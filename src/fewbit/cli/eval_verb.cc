@@ -18,6 +18,7 @@
 #include "fewbit/network/torch_language_model.h"
 #include "fewbit/runtime/packed_language_model.h"
 #include "fewbit/text/corpus.h"
+#include "fewbit/train/activation_sites.h"
 
 namespace fewbit::cli {
 namespace {
@@ -64,10 +65,12 @@ OpenModel open_model(const std::string& path, const EvalArguments& arguments) {
   }
   const auto residency = arguments.streamed ? TorchLanguageModel::Residency::streamed
                                             : TorchLanguageModel::Residency::resident;
-  open.model = std::make_unique<TorchLanguageModel>(
+  auto model = std::make_unique<TorchLanguageModel>(
       std::make_shared<Decoder>(open.checkpoint.spec, open.checkpoint.tensors,
                                 device_of(arguments.device)),
       residency);
+  model->set_hooks(activation_hooks(open.checkpoint.activations));
+  open.model = std::move(model);
   return open;
 }
 

@@ -136,6 +136,8 @@ void print_training(const TrainingRecord& record) {
   if (record.tokens) fmt::print(" after {} tokens (D)", *record.tokens);
   if (record.step) fmt::print(", step {}", *record.step);
   if (record.seed) fmt::print(", seed {}", *record.seed);
+  if (record.quantizer) fmt::print(", quantizer {}", *record.quantizer);
+  if (record.bits) fmt::print(", {} bits", *record.bits);
   fmt::print("\n");
 }
 

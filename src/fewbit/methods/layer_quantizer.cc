@@ -42,22 +42,6 @@ std::vector<std::string> selected_layers(const BlockContext& block,
   return layers;
 }
 
-void check_selection(const ModelSpec& spec, const LayerSelection& selection) {
-  for (const std::string& linear : quantizable_linears(spec)) {
-    if (selection.contains(linear)) return;
-  }
-  if (selection.contains(kEmbedding)) return;
-  if (selection.contains(kHead)) {
-    require(!spec.tied_head,
-            "option 'layers': the head of this model is its embedding; select embed instead");
-    return;
-  }
-  fail(
-      "option 'layers': '{}' selects no layer of this model; layers are embed, head and names "
-      "such as {}",
-      selection.text(), quantizable_linears(spec).front());
-}
-
 void quantize_layer(BlockContext& block, const std::string& layer, std::string_view method,
                     const std::function<LayerOutcome(MatrixView<const float>)>& quantize) {
   const std::string name = layer + ".weight";

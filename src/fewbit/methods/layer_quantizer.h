@@ -24,9 +24,6 @@ struct LayerOutcome {
 std::vector<std::string> selected_layers(const BlockContext& block,
                                          const LayerSelection& selection);
 
-// Throws an Error if `selection` holds no layer of a model of this kind.
-void check_selection(const ModelSpec& spec, const LayerSelection& selection);
-
 // Runs `quantize` on the layer's weight [out, in], stores the result, replaces the parameter by the
 // dequantized weight and adds a report.
 void quantize_layer(BlockContext& block, const std::string& layer, std::string_view method,

@@ -84,6 +84,7 @@ Checkpoint open_directory(const fs::path& path) {
                                      [&] { return open_fewbit_directory(config, directory); });
     checkpoint.spec = std::move(model.spec);
     checkpoint.tensors = std::move(model.tensors);
+    checkpoint.activations = std::move(model.activations);
     identify(checkpoint, config_text, *safetensors_container(directory));
   } else {
     checkpoint.kind = CheckpointKind::hf;
@@ -195,6 +196,10 @@ TrainingRecord read_training_record(const fs::path& path) {
     read_optional(json, "learning_rate", record.learning_rate);
     read_optional(json, "schedule", record.schedule);
     read_optional(json, "seed", record.seed);
+    read_optional(json, "quantizer", record.quantizer);
+    read_optional(json, "bits", record.bits);
+    read_optional(json, "quantized_tokens", record.quantized_tokens);
+    read_optional(json, "start", record.start);
     return record;
   });
 }
@@ -211,6 +216,10 @@ Json training_record_json(const TrainingRecord& record) {
   add("learning_rate", record.learning_rate);
   add("schedule", record.schedule);
   add("seed", record.seed);
+  add("quantizer", record.quantizer);
+  add("bits", record.bits);
+  add("quantized_tokens", record.quantized_tokens);
+  add("start", record.start);
   return json;
 }
 

@@ -36,6 +36,12 @@ struct TrainingRecord {
   std::optional<double> learning_rate;  // At this step.
   std::optional<std::string> schedule;
   std::optional<uint64_t> seed;
+  // Trained with low-bit weights: how, and their nominal bits (the mean over the quantized
+  // weights).
+  std::optional<std::string> quantizer;
+  std::optional<double> bits;
+  std::optional<uint64_t> quantized_tokens;  // Of `tokens`: those seen with the quantizer.
+  std::optional<std::string> start;          // Hash of the checkpoint that the run started from.
   friend bool operator==(const TrainingRecord&, const TrainingRecord&) = default;
 };
 TrainingRecord read_training_record(const std::filesystem::path& path);
@@ -63,6 +69,9 @@ struct Checkpoint {
   uint64_t tensor_bytes = 0;  // Of all stored tensors.
   std::optional<TrainingRecord> training;
   TokenizerSource tokenizer;
+  // How the inputs of its linears are quantized (fewbit directories; null if they are not). What
+  // runs the model has to apply it: activation_hooks() of train/.
+  Json activations;
 };
 
 // Recognises the kind by content. Errors name the file, the key or tensor and what would be right;

@@ -124,10 +124,10 @@ bool is_fewbit_config(const Json& config) {
   return config.is_object() && config.contains(kFewbitKey);
 }
 
-Json fewbit_config(const ModelSpec& spec, const Json& quantized) {
-  return {{"model_type", spec.architecture},
-          {kFewbitKey,
-           {{"version", kFewbitVersion}, {"spec", spec_to_json(spec)}, {"quantized", quantized}}}};
+Json fewbit_config(const ModelSpec& spec, const Json& quantized, const Json& activations) {
+  Json own = {{"version", kFewbitVersion}, {"spec", spec_to_json(spec)}, {"quantized", quantized}};
+  if (!activations.is_null()) own["activations"] = activations;
+  return {{"model_type", spec.architecture}, {kFewbitKey, std::move(own)}};
 }
 
 FewbitModel open_fewbit_directory(const Json& config, HfDirectory directory) {
@@ -139,6 +139,9 @@ FewbitModel open_fewbit_directory(const Json& config, HfDirectory directory) {
     Json descriptions = json_get_or<Json>(own, "quantized", Json::object());
     require(descriptions.is_object(), "key 'quantized': is not an object");
     FewbitModel model;
+    model.activations = json_get_or<Json>(own, "activations", Json());
+    require(model.activations.is_null() || model.activations.is_object(),
+            "key 'activations': is not an object");
     model.spec = with_context("spec", [&] { return spec_from_json(json_get<Json>(own, "spec")); });
     model.tensors =
         std::make_shared<FewbitSource>(model.spec, std::move(directory), std::move(descriptions));

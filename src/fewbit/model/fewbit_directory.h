@@ -5,7 +5,8 @@
 //   {"model_type": "llama",
 //    "fewbit": {"version": 1, "spec": {...}, "quantized": {"blocks.0.attn.q": {...}, ...}}}
 //
-// Tensors have canonical names; a quantized linear's parts are named layer + "." + part.
+// and, if inputs of linears are quantized, "activations" beside "quantized". Tensors have canonical
+// names; a quantized linear's parts are named layer + "." + part.
 #pragma once
 
 #include <memory>
@@ -22,12 +23,13 @@ inline constexpr int kFewbitVersion = 1;
 
 bool is_fewbit_config(const Json& config);
 
-// `quantized`: description by layer name.
-Json fewbit_config(const ModelSpec& spec, const Json& quantized);
+// `quantized`: description by layer name. `activations`: see Checkpoint, or null.
+Json fewbit_config(const ModelSpec& spec, const Json& quantized, const Json& activations);
 
 struct FewbitModel {
   ModelSpec spec;
   std::shared_ptr<const TensorSource> tensors;
+  Json activations;
 };
 // Errors name the key of config.json, or the tensor. Codes are read when asked for.
 FewbitModel open_fewbit_directory(const Json& config, HfDirectory directory);

@@ -107,6 +107,8 @@ std::vector<std::filesystem::path> companion_files(const Checkpoint& checkpoint)
 void write_hf_checkpoint(const std::filesystem::path& directory, const ModelSpec& spec,
                          const TensorSource& tensors, const WriteOptions& options) {
   check_tensors(spec, tensors);
+  require(options.activations.is_null(),
+          "a Hugging Face directory cannot say how activations are quantized");
   ModelSpec stated = spec;
   // hf_bindings brings the norms of a Gemma from GGUF into this form.
   if (spec.architecture.starts_with("gemma")) stated.norm_plus_one = true;
@@ -155,7 +157,7 @@ void write_fewbit_checkpoint(const std::filesystem::path& directory, const Model
   }
   require(used == quantized.size(), "{} of the quantized layers are no linears of this model",
           quantized.size() - used);
-  write_items(directory, items, fewbit_config(spec, descriptions), options);
+  write_items(directory, items, fewbit_config(spec, descriptions, options.activations), options);
 }
 
 }  // namespace fewbit

@@ -32,6 +32,8 @@ struct WriteOptions {
   bool replace = false;  // An existing directory is replaced; otherwise it is an Error.
   size_t max_shard_bytes = HfDirectoryWriter::kDefaultShardBytes;
   std::optional<TrainingRecord> training;
+  // See Checkpoint::activations; fewbit directories only.
+  Json activations;
   // Files copied beside the weights under their own names.
   std::vector<std::filesystem::path> copied_files;
   // Text files by name: what made the model, for instance.

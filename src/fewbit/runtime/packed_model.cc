@@ -345,6 +345,15 @@ PackedModel::PackedModel(ModelSpec spec, std::shared_ptr<const TensorSource> ten
   keep_freed_memory();
 }
 
+PackedModel::PackedModel(const Checkpoint& checkpoint, PackedModelOptions options)
+    : PackedModel(checkpoint.spec, checkpoint.tensors, options) {
+  require(
+      checkpoint.activations.is_null(),
+      "{}: was trained with quantized activations, which the packed kernels do not imitate; use "
+      "the reference engine",
+      checkpoint.path.string());
+}
+
 KvCache PackedModel::make_cache(size_t capacity) const {
   if (capacity == 0) capacity = spec_.context;
   if (spec_.positions == Positions::learned) {

@@ -48,8 +48,8 @@ class PackedModel {
   // Packs the weights of `tensors`, which lives on in the model. Error as pack_weights().
   PackedModel(ModelSpec spec, std::shared_ptr<const TensorSource> tensors,
               PackedModelOptions options = {});
-  explicit PackedModel(const Checkpoint& checkpoint, PackedModelOptions options = {})
-      : PackedModel(checkpoint.spec, checkpoint.tensors, options) {}
+  // Error if the checkpoint was trained with quantized activations of its own kind.
+  explicit PackedModel(const Checkpoint& checkpoint, PackedModelOptions options = {});
 
   const ModelSpec& spec() const { return spec_; }
   const PackedModelOptions& options() const { return options_; }

@@ -15,6 +15,7 @@
 #include "fewbit/model/checkpoint.h"
 #include "fewbit/model/model_text.h"
 #include "fewbit/network/torch_language_model.h"
+#include "fewbit/train/activation_sites.h"
 
 namespace fewbit {
 namespace {
@@ -50,7 +51,9 @@ TokenCache& token_cache() {
 }
 
 TorchLanguageModel language_model(const Checkpoint& checkpoint) {
-  return TorchLanguageModel(std::make_shared<Decoder>(checkpoint.spec, checkpoint.tensors));
+  TorchLanguageModel model(std::make_shared<Decoder>(checkpoint.spec, checkpoint.tensors));
+  model.set_hooks(activation_hooks(checkpoint.activations));
+  return model;
 }
 
 // The windows of a dataset for this checkpoint.

@@ -35,6 +35,8 @@ Json checkpoint_json(const std::string& path, const Checkpoint& checkpoint) {
     if (training->learning_rate) json["lr"] = *training->learning_rate;
     if (training->schedule) json["schedule"] = *training->schedule;
     if (training->seed) json["train_seed"] = *training->seed;
+    if (training->quantizer) json["train_quantizer"] = *training->quantizer;
+    if (training->bits) json["train_bits"] = *training->bits;
   }
   return json;
 }

@@ -50,7 +50,9 @@ void over_pieces(const std::vector<Piece>& pieces, Body&& body) {
   });
 }
 
-size_t elements_of(const at::Tensor& tensor) { return static_cast<size_t>(tensor.numel()); }
+size_t elements_of(const at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<size_t>(tensor.numel()) : 0;
+}
 
 }  // namespace
 
@@ -62,6 +64,11 @@ TrainedTensor trained_tensor(std::string name, const at::Tensor& value) {
   tensor.second_moment = at::zeros_like(value);
   tensor.decay = value.dim() > 1;
   return tensor;
+}
+
+void stop_training(TrainedTensor& tensor) {
+  tensor.trained = false;
+  tensor.first_moment = tensor.second_moment = at::Tensor();
 }
 
 double global_norm(const std::vector<at::Tensor>& gradients) {
@@ -101,7 +108,9 @@ void adamw_step(std::vector<TrainedTensor>& tensors, const std::vector<at::Tenso
   const double updates = static_cast<double>(step + 1);
   const double correction1 = 1 - std::pow(options.beta1, updates);
   const double correction2 = 1 - std::pow(options.beta2, updates);
-  const auto pieces = cut(tensors.size(), [&](size_t t) { return elements_of(tensors[t].value); });
+  const auto pieces = cut(tensors.size(), [&](size_t t) {
+    return tensors[t].trained ? elements_of(tensors[t].value) : 0;
+  });
   over_pieces(pieces, [&](size_t i) {
     const Piece& piece = pieces[i];
     TrainedTensor& tensor = tensors[piece.tensor];

@@ -26,6 +26,7 @@ struct AdamWOptions {
 struct TrainedTensor {
   std::string name;
   at::Tensor value, first_moment, second_moment;
+  bool trained = true;     // False: constant, without moments and without a gradient.
   bool decay = true;       // Norms, biases and quantizer parameters have no weight decay.
   double rate_factor = 1;  // Learning rate over that of the step.
   // If defined: bfloat16 values, kept equal to the rounded `value`.
@@ -34,6 +35,10 @@ struct TrainedTensor {
 
 // Vectors (norms, biases) do not decay.
 TrainedTensor trained_tensor(std::string name, const at::Tensor& value);
+// From now on the tensor is a constant.
+void stop_training(TrainedTensor& tensor);
+
+// Where a list of gradients is asked for, constants have undefined ones.
 
 // sqrt of the sum of squares over all gradients.
 double global_norm(const std::vector<at::Tensor>& gradients);

@@ -46,6 +46,8 @@ class FakeQuant {
   virtual QuantizedTensor quantize(const at::Tensor& weight) const = 0;
   // Codes alone, uint8 [out, in], for telemetry.
   virtual at::Tensor codes(const at::Tensor& weight) const { return quantize(weight).codes; }
+  // False if no packed form can hold it: bake() is an Error, checkpoints keep the dense weights.
+  virtual bool packs() const { return true; }
   // The packed form; weights must be float32 for it to equal forward().
   virtual QuantizedMatrix bake(const at::Tensor& weight) const { return quantize(weight).pack(); }
   // "lsq b4 row, learned f16 scale", for reports.

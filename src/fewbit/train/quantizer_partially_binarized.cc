@@ -50,6 +50,7 @@ class PartiallyBinarized : public FakeQuant {
   std::vector<QuantizerTensor> buffers() const override {
     return {{"salient", salient_}, {"salient_values", values_}};
   }
+  bool packs() const override { return false; }
   QuantizedTensor quantize(const at::Tensor&) const override {
     fail(
         "pb-llm: no format stores an element mask, so this weight can be evaluated but not packed");

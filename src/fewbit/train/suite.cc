@@ -6,6 +6,7 @@
 #include "fewbit/base/error.h"
 #include "fewbit/base/file.h"
 #include "fewbit/base/toml.h"
+#include "fewbit/model/checkpoint.h"
 
 namespace fewbit {
 namespace {
@@ -14,12 +15,12 @@ constexpr size_t kMaxSuiteBytes = 1 << 20;
 // Larger than anything that trains on one machine; keeps products of sizes far from overflow.
 constexpr int64_t kMaxWidth = 1 << 16, kMaxLayers = 1024, kMaxTokens = int64_t{1} << 50;
 
-Schedule read_schedule(std::optional<TomlTable> table) {
-  Schedule schedule;
+Schedule read_schedule(std::optional<TomlTable> table, Schedule schedule = {}) {
   if (!table) return schedule;
-  schedule.kind = parse_schedule(table->choice_or("kind", "constant", schedule_names()));
-  schedule.warmup_steps =
-      static_cast<uint64_t>(table->integer_or("warmup_steps", 0, 0, kMaxTokens));
+  schedule.kind = parse_schedule(
+      table->choice_or("kind", std::string(schedule_name(schedule.kind)), schedule_names()));
+  schedule.warmup_steps = static_cast<uint64_t>(table->integer_or(
+      "warmup_steps", static_cast<int64_t>(schedule.warmup_steps), 0, kMaxTokens));
   schedule.floor_fraction = table->real_or("floor_fraction", schedule.floor_fraction, 0, 1);
   schedule.decay_fraction = table->real_or("decay_fraction", schedule.decay_fraction, 0, 1);
   table->finish();
@@ -36,6 +37,163 @@ AdamWOptions read_optimizer(std::optional<TomlTable> table) {
   options.clip_norm = table->real_or("clip_norm", options.clip_norm, 0, 1e9);
   table->finish();
   return options;
+}
+
+// What the models of a suite have in common under quantizers; each may say otherwise.
+struct TrainingDefaults {
+  std::optional<uint64_t> tokens;
+  double qat_share = 1, quantizer_rate = 1;
+  std::optional<double> qat_weight_decay;
+  bool scales_only = false;
+};
+
+TrainingDefaults read_training(std::optional<TomlTable> table, TrainingRun& common) {
+  TrainingDefaults defaults;
+  if (!table) return defaults;
+  if (table->contains("tokens")) {
+    defaults.tokens = static_cast<uint64_t>(table->integer("tokens", 1, kMaxTokens));
+  }
+  defaults.qat_share = table->real_or("qat_share", defaults.qat_share, 0, 1);
+  defaults.quantizer_rate = table->real_or("quantizer_rate", defaults.quantizer_rate, 0, 1e6);
+  if (table->contains("qat_weight_decay")) {
+    defaults.qat_weight_decay = table->real("qat_weight_decay", 0, 10);
+  }
+  defaults.scales_only = table->choice_or("trained", "all", {"all", "scales"}) == "scales";
+  common.pass_tokens = static_cast<size_t>(
+      table->integer_or("pass_tokens", static_cast<int64_t>(common.pass_tokens), 1, kMaxTokens));
+  table->finish();
+  return defaults;
+}
+
+std::optional<DistillationPlan> read_distillation(std::optional<TomlTable> table,
+                                                  const std::filesystem::path& base) {
+  if (!table) return std::nullopt;
+  DistillationPlan plan;
+  const std::string teacher = table->text_or("teacher", "self");
+  if (teacher != "self") {
+    plan.teacher = (base / teacher).lexically_normal();
+    plan.teacher_hash = open_checkpoint(plan.teacher).hash;
+  }
+  const bool reverse =
+      table->choice_or("divergence", "forward", {"forward", "reverse"}) == "reverse";
+  plan.options.divergence = reverse ? ops::Divergence::reverse : ops::Divergence::forward;
+  plan.options.temperature = table->real_or("temperature", 1, 1e-3, 1e3);
+  plan.options.cross_entropy_share = table->real_or("cross_entropy_share", 0, 0, 1);
+  plan.hidden_weight = table->real_or("hidden_weight", 0, 0, 1e6);
+  table->finish();
+  return plan;
+}
+
+std::optional<SpikePolicy> read_spikes(std::optional<TomlTable> table) {
+  if (!table) return std::nullopt;
+  SpikePolicy policy;
+  const auto count = [&](const char* key, size_t fallback, int64_t least) {
+    return static_cast<size_t>(
+        table->integer_or(key, static_cast<int64_t>(fallback), least, 1000000));
+  };
+  policy.norm_factor = table->real_or("norm_factor", policy.norm_factor, 1, 1e6);
+  policy.loss_rise = table->real_or("loss_rise", policy.loss_rise, 0, 1e6);
+  policy.window = count("window", policy.window, 1);
+  policy.patience = count("patience", policy.patience, 0);
+  policy.rate_factor = table->real_or("rate_factor", policy.rate_factor, 1e-3, 1);
+  policy.most_returns = count("most_returns", policy.most_returns, 0);
+  policy.save_steps = count("save_steps", policy.save_steps, 1);
+  table->finish();
+  return policy;
+}
+
+std::optional<BlockPhase> read_block_phase(std::optional<TomlTable> table) {
+  if (!table) return std::nullopt;
+  BlockPhase phase;
+  const auto count = [&](const char* key, size_t fallback) {
+    return static_cast<size_t>(table->integer_or(key, static_cast<int64_t>(fallback), 1, 1 << 20));
+  };
+  phase.sequences = count("sequences", phase.sequences);
+  phase.batch = count("batch", phase.batch);
+  phase.epochs = count("epochs", phase.epochs);
+  phase.rate = table->real_or("learning_rate", phase.rate, 1e-10, 10);
+  phase.weight_rate = table->real_or("weight_learning_rate", phase.weight_rate, 0, 10);
+  table->finish();
+  return phase;
+}
+
+std::optional<ZerothOrder> read_zeroth_order(std::optional<TomlTable> table) {
+  if (!table) return std::nullopt;
+  ZerothOrder options;
+  options.epsilon = table->real_or("epsilon", options.epsilon, 1e-8, 1);
+  options.directions = static_cast<size_t>(table->integer_or("directions", 1, 1, 1024));
+  options.trained = LayerSelection(table->text_or("layers", options.trained.text()));
+  table->finish();
+  return options;
+}
+
+// Whether a model follows a table that all of the suite's may follow.
+template <class Plan>
+void read_opt_out(TomlTable& model, const char* key, const char* table, std::optional<Plan>& plan) {
+  const bool wanted = model.boolean_or(key, plan.has_value());
+  require(!wanted || plan, "key '{}': there is no [{}] to follow", key, table);
+  if (!wanted) plan.reset();
+}
+
+// Sizes of a new model, or the checkpoint that the run starts from.
+void read_start(TomlTable& model, const std::filesystem::path& base, TrainingRun& run) {
+  if (model.contains("init")) {
+    run.init = (base / model.text("init")).lexically_normal();
+    const Checkpoint start = open_checkpoint(run.init);
+    run.init_hash = start.hash;
+    run.spec = start.spec;
+    require(start.activations.is_null(), "{}: its activations are quantized already",
+            run.init.string());
+    return;
+  }
+  const auto layers = static_cast<size_t>(model.integer("layers", 1, kMaxLayers));
+  const auto hidden = static_cast<size_t>(model.integer("hidden", 2, kMaxWidth));
+  const auto heads = static_cast<size_t>(model.integer("heads", 1, kMaxWidth));
+  const auto ffn = static_cast<size_t>(model.integer_or("ffn", 0, 0, kMaxWidth * 4));
+  run.spec =
+      llama_spec(layers, hidden, heads, ffn, run.context, model.boolean_or("tied_head", false));
+}
+
+// After the learning rate and the start are known.
+void read_quantizers(TomlTable& model, const TrainingDefaults& defaults, TrainingRun& run) {
+  // Of the rate of full precision: what is left to learn after it is small.
+  constexpr double kRateAfterFloat = 0.3;
+  const std::string line = model.text_or("quantizer", "");
+  const std::string activations = model.text_or("activations", "");
+  run.qat_share = model.real_or("qat_share", defaults.qat_share, 0, 1);
+  const bool from_scratch = run.qat_share == 1 && run.init.empty();
+  run.qat_schedule.peak = model.real_or(
+      "qat_learning_rate", run.schedule.peak * (run.qat_share < 1 ? kRateAfterFloat : 1), 1e-8, 10);
+  run.quantizers.rate_factor = model.real_or("quantizer_rate", defaults.quantizer_rate, 0, 1e6);
+  run.qat_weight_decay = model.real_or(
+      "qat_weight_decay",
+      defaults.qat_weight_decay.value_or(from_scratch ? run.optimizer.weight_decay : 0), 0, 10);
+  read_opt_out(model, "distill", "distillation", run.distillation);
+  read_opt_out(model, "train_blocks", "block_training", run.block_phase);
+  read_opt_out(model, "forward_only", "zeroth_order", run.zeroth_order);
+  run.quantizers.scales_only = model.choice_or("trained", defaults.scales_only ? "scales" : "all",
+                                               {"all", "scales"}) == "scales";
+  require(!run.zeroth_order || !run.distillation,
+          "[zeroth_order] does not learn from a teacher; set distill or forward_only to false");
+  if (line.empty()) {
+    require(activations.empty(), "key 'activations': needs a 'quantizer' too");
+    run.distillation.reset();
+    run.block_phase.reset();
+    return;
+  }
+  require(run.qat_share > 0, "key 'qat_share': 0 leaves nothing to the quantizer");
+  run.quantizers.plan = with_context("key 'quantizer'", [&] { return QuantizerPlan::parse(line); });
+  // A from-scratch model has no vocabulary yet, which makes no difference to its layers.
+  with_context("key 'quantizer'", [&] { (void)run.quantizers.plan.layers(run.spec); });
+  require(!run.distillation || !run.distillation->teacher.empty() || !from_scratch,
+          "[distillation] teacher = \"self\" needs a part of the run before the quantizers start "
+          "(qat_share below 1), or 'init'");
+  require(!run.quantizers.scales_only || !run.zeroth_order,
+          "[zeroth_order] moves weights; it does not go with trained = \"scales\"");
+  run.quantizers.activations = activations;
+  if (!activations.empty()) {
+    with_context("key 'activations'", [&] { (void)ActivationSites(activations, {"site"}); });
+  }
 }
 
 std::vector<uint64_t> read_checkpoints(TomlTable& root, const std::string& where) {
@@ -86,17 +244,9 @@ std::vector<uint64_t> log_spaced(uint64_t first, uint64_t last, size_t count) {
   return values;
 }
 
-RunEstimate estimate(const TrainingRun& run) {
-  const auto total = static_cast<double>(run.spec.total_params());
-  const auto tokens = static_cast<double>(run.total_steps() * run.tokens_per_step());
-  const auto attention = 6.0 * static_cast<double>(run.spec.blocks.size() * run.spec.heads *
-                                                   run.spec.head_size * run.context);
-  constexpr uint64_t kCopies = 4;  // weights, gradients, two moments
-  return {tokens * (6 * total + attention), kCopies * sizeof(float) * run.spec.total_params()};
-}
-
 void Suite::set_vocabulary(size_t size) {
   for (TrainingRun& run : runs) {
+    if (!run.init.empty()) continue;
     run.spec.vocab_size = size;
     with_context(run.name, [&] { run.spec.validate(); });
   }
@@ -133,8 +283,14 @@ Suite Suite::parse(std::string_view text, const std::filesystem::path& path) {
   common.dtype = root.choice_or("dtype", "f32", {"f32", "bf16"}) == "bf16" ? ops::MatmulDtype::bf16
                                                                            : ops::MatmulDtype::f32;
   common.schedule = read_schedule(root.table("schedule"));
+  common.qat_schedule = read_schedule(root.table("qat_schedule"), common.schedule);
   common.optimizer = read_optimizer(root.table("optimizer"));
   common.checkpoint_tokens = read_checkpoints(root, where);
+  const TrainingDefaults defaults = read_training(root.table("training"), common);
+  common.block_phase = read_block_phase(root.table("block_training"));
+  common.zeroth_order = read_zeroth_order(root.table("zeroth_order"));
+  common.spikes = read_spikes(root.table("spikes"));
+  common.distillation = read_distillation(root.table("distillation"), base);
   std::vector<int64_t> seeds = root.integers("seeds", 0, kMaxTokens);
   if (seeds.empty()) seeds = {0};
 
@@ -144,16 +300,12 @@ Suite Suite::parse(std::string_view text, const std::filesystem::path& path) {
     require(!name.empty() && name.find('/') == std::string::npos && name[0] != '.',
             "{}: key 'name': '{}' cannot name a directory", model.where(), name);
     TrainingRun run = common;
-    run.spec = with_context(model.where(), [&] {
-      const auto layers = static_cast<size_t>(model.integer("layers", 1, kMaxLayers));
-      const auto hidden = static_cast<size_t>(model.integer("hidden", 2, kMaxWidth));
-      const auto heads = static_cast<size_t>(model.integer("heads", 1, kMaxWidth));
-      const auto ffn = static_cast<size_t>(model.integer_or("ffn", 0, 0, kMaxWidth * 4));
-      return llama_spec(layers, hidden, heads, ffn, run.context,
-                        model.boolean_or("tied_head", false));
-    });
+    with_context(model.where(), [&] { read_start(model, base, run); });
     run.schedule.peak = model.real("learning_rate", 1e-8, 10);
-    run.total_tokens = static_cast<uint64_t>(model.integer("tokens", 1, kMaxTokens));
+    run.total_tokens = defaults.tokens && !model.contains("tokens")
+                           ? *defaults.tokens
+                           : static_cast<uint64_t>(model.integer("tokens", 1, kMaxTokens));
+    with_context(model.where(), [&] { read_quantizers(model, defaults, run); });
     run.sequences = static_cast<size_t>(
         model.integer_or("sequences", static_cast<int64_t>(run.sequences), 1, 1 << 20));
     model.finish();

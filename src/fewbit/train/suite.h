@@ -19,7 +19,8 @@ struct Suite {
   std::string title;
   std::vector<std::filesystem::path> texts;  // joined in this order
   SuiteTokenizer tokenizer;
-  // One per model and seed. spec.vocab_size is 0 until the tokenizer is known (set_vocabulary).
+  // One per model and seed. Without `init`, spec.vocab_size is 0 until the tokenizer is known
+  // (set_vocabulary); with it, spec and tokenizer are the checkpoint's.
   std::vector<TrainingRun> runs;
 
   // Relative paths are relative to the file. Errors name file and key.
@@ -35,13 +36,5 @@ ModelSpec llama_spec(size_t layers, size_t hidden, size_t heads, size_t ffn_size
 
 // `count` token counts from `first` to `last`, evenly spaced in the logarithm.
 std::vector<uint64_t> log_spaced(uint64_t first, uint64_t last, size_t count);
-
-// Time and memory of a run before it starts: floating-point operations (6 N D and attention), bytes
-// of weights, gradients and moments.
-struct RunEstimate {
-  double flops = 0;
-  uint64_t state_bytes = 0;
-};
-RunEstimate estimate(const TrainingRun& run);
 
 }  // namespace fewbit

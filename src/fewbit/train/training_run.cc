@@ -3,18 +3,16 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 #include <fstream>
 #include <set>
 
 #include "fewbit/base/error.h"
 #include "fewbit/base/file.h"
 #include "fewbit/base/interrupt.h"
+#include "fewbit/base/log.h"
 #include "fewbit/base/progress.h"
-#include "fewbit/io/safetensors.h"
 #include "fewbit/model/write_checkpoint.h"
-#include "fewbit/train/data_order.h"
-#include "fewbit/train/gradient_step.h"
+#include "fewbit/train/trainer.h"
 
 namespace fewbit {
 namespace {
@@ -23,69 +21,13 @@ constexpr const char* kStateName = "state.safetensors";
 constexpr const char* kRunName = "run.json";
 constexpr const char* kLogName = "log.csv";
 constexpr const char* kLogHeader = "step,tokens,learning_rate,loss,gradient_norm\n";
+constexpr const char* kSlopesName = "slopes.csv";
+constexpr const char* kSlopesHeader = "step,learning_rate,slopes\n";
 constexpr size_t kMaxRunJsonBytes = 1 << 20;
 
-std::span<const std::byte> tensor_bytes(const at::Tensor& tensor) {
-  return {static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()};
-}
-
-std::vector<size_t> tensor_shape(const at::Tensor& tensor) {
-  return {tensor.sizes().begin(), tensor.sizes().end()};
-}
-
-// Weights and moments of a run, and how many updates they have had.
-class State {
- public:
-  explicit State(const ModelSpec& spec, uint64_t seed) {
-    const auto initial = random_tensors(spec, seed);
-    for (const std::string& name : initial->names()) {
-      const auto shape = initial->shape(name);
-      at::Tensor value = at::empty(std::vector<int64_t>(shape.begin(), shape.end()), at::kFloat);
-      initial->load(name, {value.data_ptr<float>(), static_cast<size_t>(value.numel())});
-      tensors.push_back(trained_tensor(name, value));
-    }
-  }
-
-  void save(const std::filesystem::path& path, const std::string& config_hash) const {
-    std::vector<TensorToWrite> writes;
-    for (const TrainedTensor& tensor : tensors) {
-      for (const auto& [prefix, value] : parts(tensor)) {
-        writes.push_back(
-            {prefix + tensor.name, Dtype::f32, tensor_shape(value), tensor_bytes(value)});
-      }
-    }
-    write_safetensors(path, writes, {{"step", std::to_string(step)}, {"config", config_hash}});
-  }
-
-  void load(const std::filesystem::path& path, const std::string& config_hash) {
-    const SafetensorsFile file = SafetensorsFile::open(path);
-    require(file.metadata("config") == config_hash,
-            "{}: the state of a run with another configuration", path.string());
-    for (TrainedTensor& tensor : tensors) {
-      for (auto& [prefix, value] : parts(tensor)) {
-        const TensorView& stored = file.tensor(prefix + tensor.name);
-        require(stored.dtype == Dtype::f32 && stored.shape == tensor_shape(value),
-                "{}: tensor {} has another shape", path.string(), stored.name);
-        std::memcpy(value.data_ptr(), stored.bytes.data(), stored.bytes.size());
-      }
-    }
-    step = std::stoull(file.metadata("step"));
-  }
-
-  std::vector<TrainedTensor> tensors;
-  uint64_t step = 0;
-
- private:
-  static std::vector<std::pair<std::string, at::Tensor>> parts(const TrainedTensor& tensor) {
-    return {{"weight.", tensor.value},
-            {"first_moment.", tensor.first_moment},
-            {"second_moment.", tensor.second_moment}};
-  }
-};
-
 // The log up to `steps` updates; what a killed run wrote beyond its state is cut off.
-void rewind_log(const std::filesystem::path& path, uint64_t steps) {
-  std::string kept = kLogHeader;
+void rewind_log(const std::filesystem::path& path, const char* header, uint64_t steps) {
+  std::string kept = header;
   if (std::filesystem::exists(path)) {
     std::ifstream old(path);
     std::string line;
@@ -100,54 +42,61 @@ void rewind_log(const std::filesystem::path& path, uint64_t steps) {
   write_file_atomically(path, kept);
 }
 
-// Names the first tensor whose gradient is not finite.
-[[noreturn]] void fail_not_finite(uint64_t step, double loss,
-                                  const std::vector<TrainedTensor>& tensors,
-                                  const std::vector<at::Tensor>& gradients) {
-  for (size_t t = 0; t < tensors.size(); ++t) {
-    if (!at::isfinite(gradients[t]).all().item<bool>()) {
-      fail("step {}: the gradient of {} is not finite (loss {}); lower the learning rate", step,
-           tensors[t].name, loss);
-    }
-  }
-  fail("step {}: the loss is {}; lower the learning rate", step, loss);
-}
-
-void write_checkpoint(const TrainingRun& run, const TrainingText& text, const State& state,
+void write_checkpoint(const TrainingRun& run, const TrainingText& text, const TrainingState& state,
                       const std::filesystem::path& directory) {
-  std::vector<std::pair<std::string, MemoryTensorSource::Tensor>> tensors;
-  for (const TrainedTensor& tensor : state.tensors) {
-    const float* values = tensor.value.data_ptr<float>();
-    tensors.push_back(
-        {tensor.name, {tensor_shape(tensor.value), {values, values + tensor.value.numel()}}});
-  }
   const uint64_t tokens = state.step * run.tokens_per_step();
+  const uint64_t last_step = state.step > 0 ? state.step - 1 : 0;
+  const Schedule& schedule = state.quantized() ? run.qat_schedule : run.schedule;
+  TrainingRecord record{.run = run.name,
+                        .params = run.spec.non_embedding_params(),
+                        .tokens = tokens,
+                        .step = state.step,
+                        .batch_tokens = run.tokens_per_step(),
+                        .learning_rate = run.rate_of(last_step),
+                        .schedule = std::string(schedule_name(schedule.kind)),
+                        .seed = run.seed};
+  if (!run.init.empty()) record.start = run.init_hash;
   WriteOptions options;
   options.replace = true;
-  options.training =
-      TrainingRecord{.run = run.name,
-                     .params = run.spec.non_embedding_params(),
-                     .tokens = tokens,
-                     .step = state.step,
-                     .batch_tokens = run.tokens_per_step(),
-                     .learning_rate = learning_rate(
-                         run.schedule, state.step > 0 ? state.step - 1 : 0, run.total_steps()),
-                     .schedule = std::string(schedule_name(run.schedule.kind)),
-                     .seed = run.seed};
-  options.texts["tokenizer.json"] = text.tokenizer_json;
-  if (!text.tokenizer_config.empty()) {
-    options.texts["tokenizer_config.json"] = text.tokenizer_config;
-  }
+  options.texts = text.files;
   // Wide enough that names sort by tokens.
   const auto path = directory / "checkpoints" / fmt::format("{:012}", tokens);
   std::filesystem::create_directories(path.parent_path());
-  write_hf_checkpoint(path, run.spec, MemoryTensorSource(std::move(tensors)), options);
+  const std::shared_ptr<TensorSource> weights = state.snapshot();
+  if (state.quantized()) {
+    record.quantizer = run.quantizers.plan.text();
+    record.bits = run.quantizers.plan.mean_bits(run.spec);
+    record.quantized_tokens = (state.step - run.float_steps()) * run.tokens_per_step();
+    if (!state.quantizers.sites.empty()) options.activations = state.quantizers.sites.to_json();
+  }
+  options.training = record;
+  // A family's config.json may not be able to state a model that came from elsewhere.
+  if (state.quantized() || !run.init.empty()) {
+    options.dtype = WriteDtype::exact;
+    write_fewbit_checkpoint(path, run.spec, *weights, state.quantizers.bake(), options);
+  } else {
+    write_hf_checkpoint(path, run.spec, *weights, options);
+  }
 }
 
 }  // namespace
 
 uint64_t TrainingRun::total_steps() const {
   return (total_tokens + tokens_per_step() - 1) / tokens_per_step();
+}
+
+uint64_t TrainingRun::float_steps() const {
+  const uint64_t total = total_steps();
+  if (quantizers.plan.empty()) return total;
+  const auto quantized =
+      static_cast<uint64_t>(std::llround(qat_share * static_cast<double>(total)));
+  return total - std::clamp<uint64_t>(quantized, std::min<uint64_t>(1, total), total);
+}
+
+double TrainingRun::rate_of(uint64_t step) const {
+  const uint64_t before = float_steps();
+  return step < before ? learning_rate(schedule, step, before)
+                       : learning_rate(qat_schedule, step - before, total_steps() - before);
 }
 
 std::vector<uint64_t> TrainingRun::checkpoint_steps() const {
@@ -160,7 +109,14 @@ std::vector<uint64_t> TrainingRun::checkpoint_steps() const {
 }
 
 Json TrainingRun::config() const {
-  return {
+  const auto describe = [](const Schedule& plan) {
+    return Json{{"kind", schedule_name(plan.kind)},
+                {"peak", plan.peak},
+                {"warmup_steps", plan.warmup_steps},
+                {"floor_fraction", plan.floor_fraction},
+                {"decay_fraction", plan.decay_fraction}};
+  };
+  Json config = {
       {"name", name},
       {"spec", sha256_hex(fmt::format("{}/{}/{}/{}", spec.architecture, spec.non_embedding_params(),
                                       spec.total_params(), spec.heads))},
@@ -168,12 +124,9 @@ Json TrainingRun::config() const {
       {"context", context},
       {"sequences", sequences},
       {"shards", shards},
+      {"pass_tokens", pass_tokens},
       {"dtype", dtype == ops::MatmulDtype::bf16 ? "bf16" : "f32"},
-      {"schedule", schedule_name(schedule.kind)},
-      {"peak", schedule.peak},
-      {"warmup_steps", schedule.warmup_steps},
-      {"floor_fraction", schedule.floor_fraction},
-      {"decay_fraction", schedule.decay_fraction},
+      {"schedule", describe(schedule)},
       {"beta1", optimizer.beta1},
       {"beta2", optimizer.beta2},
       {"epsilon", optimizer.epsilon},
@@ -181,6 +134,44 @@ Json TrainingRun::config() const {
       {"clip_norm", optimizer.clip_norm},
       {"total_tokens", total_tokens},
       {"checkpoint_tokens", checkpoint_tokens}};
+  if (!init.empty()) config["init"] = init_hash;
+  if (zeroth_order) {
+    config["zeroth_order"] = {{"epsilon", zeroth_order->epsilon},
+                              {"directions", zeroth_order->directions},
+                              {"trained", zeroth_order->trained.text()}};
+  }
+  if (spikes) {
+    config["spikes"] = {
+        {"norm_factor", spikes->norm_factor}, {"loss_rise", spikes->loss_rise},
+        {"window", spikes->window},           {"patience", spikes->patience},
+        {"rate_factor", spikes->rate_factor}, {"most_returns", spikes->most_returns},
+        {"save_steps", spikes->save_steps}};
+  }
+  if (!quantizers.plan.empty()) {
+    config["quantizer"] = quantizers.plan.text();
+    config["activations"] = quantizers.activations;
+    config["quantizer_rate"] = quantizers.rate_factor;
+    config["qat_share"] = qat_share;
+    config["qat_schedule"] = describe(qat_schedule);
+    config["qat_weight_decay"] = qat_weight_decay;
+    config["scales_only"] = quantizers.scales_only;
+    if (block_phase) {
+      config["block_training"] = {{"sequences", block_phase->sequences},
+                                  {"batch", block_phase->batch},
+                                  {"epochs", block_phase->epochs},
+                                  {"learning_rate", block_phase->rate},
+                                  {"weight_learning_rate", block_phase->weight_rate}};
+    }
+    if (distillation) {
+      const auto& [teacher, hash, options, hidden_weight] = *distillation;
+      config["distillation"] = {{"teacher", hash},
+                                {"reverse", options.divergence == ops::Divergence::reverse},
+                                {"temperature", options.temperature},
+                                {"cross_entropy_share", options.cross_entropy_share},
+                                {"hidden_weight", hidden_weight}};
+    }
+  }
+  return config;
 }
 
 TrainingOutcome train(const TrainingRun& run, const TrainingText& text,
@@ -204,47 +195,70 @@ TrainingOutcome train(const TrainingRun& run, const TrainingText& text,
                           Json{{"config", config}, {"config_hash", config_hash}}.dump(1) + "\n");
   }
 
-  State state(run.spec, run.seed);
+  Trainer trainer(run, text.tokens);
+  const TrainingState& state = trainer.state();
   const auto state_path = directory / kStateName;
-  if (std::filesystem::exists(state_path)) state.load(state_path, config_hash);
-  rewind_log(directory / kLogName, state.step);
+  if (std::filesystem::exists(state_path)) trainer.load(state_path, config_hash);
+  std::ofstream log, slopes;
+  const auto open_logs = [&] {
+    log = {};
+    rewind_log(directory / kLogName, kLogHeader, state.step);
+    log.open(directory / kLogName, std::ios::app);
+    if (!run.zeroth_order) return;
+    slopes = {};
+    rewind_log(directory / kSlopesName, kSlopesHeader, state.step);
+    slopes.open(directory / kSlopesName, std::ios::app);
+  };
+  open_logs();
 
-  const Decoder decoder(run.spec, nullptr);
-  DataOrder data(text.tokens, run.context, run.sequences, run.seed);
-  GradientStep gradient_step(decoder, {run.shards, run.dtype}, state.tensors);
   const uint64_t total = run.total_steps();
   const std::vector<uint64_t> checkpoints = run.checkpoint_steps();
   const uint64_t tail = std::max<uint64_t>(1, total / 10);
-  std::ofstream log(directory / kLogName, std::ios::app);
+  const auto save = [&] {
+    log.flush();
+    slopes.flush();
+    trainer.save(state_path, config_hash);
+  };
+  if (run.spikes && !std::filesystem::exists(state_path)) save();
   Stopwatch since_state;
   while (state.step < total) {
     if (interrupted()) {
-      log.flush();
-      state.save(state_path, config_hash);
+      if (!run.spikes) save();
       throw Interrupted();
     }
-    const uint64_t step = state.step;
-    const double loss = gradient_step.run(data.batch(step));
-    const double norm = gradient_step.norm();
-    if (!std::isfinite(loss) || !std::isfinite(norm)) {
-      fail_not_finite(step, loss, state.tensors, gradient_step.gradients());
+    const Update update = trainer.update();
+    if (update.verdict == SpikeGuard::Verdict::skip) {
+      warn("{}: step {}: loss {:.4f}, gradient norm {:.4g}: a spike, skipped", run.name, state.step,
+           update.loss, update.norm);
+      continue;
     }
-    const double rate = learning_rate(run.schedule, step, total);
-    adamw_step(state.tensors, gradient_step.gradients(), norm, rate, step, run.optimizer);
-    ++state.step;
+    if (update.verdict == SpikeGuard::Verdict::go_back) {
+      const uint64_t spiked = state.step;
+      trainer.go_back(state_path, config_hash);
+      open_logs();
+      save();
+      warn("{}: step {}: spikes go on; back to step {} at {:.3g} of the learning rate", run.name,
+           spiked, state.step, state.spikes.rate_scale());
+      continue;
+    }
     log << fmt::format("{},{},{:.6e},{:.6f},{:.6f}\n", state.step,
-                       state.step * run.tokens_per_step(), rate, loss, norm);
+                       state.step * run.tokens_per_step(), update.rate, update.loss, update.norm);
+    if (run.zeroth_order) {
+      slopes << fmt::format("{},{},{}\n", state.step, update.rate, fmt::join(update.slopes, " "));
+    }
     if (std::binary_search(checkpoints.begin(), checkpoints.end(), state.step)) {
       write_checkpoint(run, text, state, directory);
     }
-    if (state.step < total && since_state.seconds() > options.state_interval_seconds) {
-      log.flush();
-      state.save(state_path, config_hash);
+    const bool due = run.spikes ? state.step % run.spikes->save_steps == 0
+                                : since_state.seconds() > options.state_interval_seconds;
+    if (state.step < total && due) {
+      save();
       since_state = Stopwatch();
     }
-    if (options.on_step) options.on_step(state.step, loss);
+    if (options.on_step) options.on_step(state.step, update.loss);
   }
   log.close();
+  slopes.close();
 
   // The log holds every loss, also those of the runs before a kill.
   std::ifstream losses(directory / kLogName);
