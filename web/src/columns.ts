@@ -35,7 +35,7 @@ export const kColumns: readonly Column[] = [
   number('group_size', 'Group', 'weights that share one scale', (row) => String(row.group_size ?? '–')),
   number('bpw', 'bpw', 'stored bits per weight, all overhead included', (row) => significant(row.bpw, 4), true),
   number('model_bytes', 'Size', 'bytes of the whole stored model', (row) => bytes(row.model_bytes), true),
-  text('dataset', 'Data', 'evaluation data'),
+  text('dataset', 'Data', 'evaluation data', true),
   number('loss16', 'Loss 16', 'loss before quantization, nats per token', (row) => fixed(row.loss16, 4), true),
   number('loss', 'Loss', 'loss after quantization, nats per token', (row) => fixed(row.loss, 4), true),
   number('qid', 'QiD', 'loss increase, with its standard error', (row) => plusMinus(row.qid, row.qid_se), true),
@@ -49,6 +49,17 @@ export const kColumns: readonly Column[] = [
   text('status', 'Status', 'state of the job'),
   text('error', 'Error', 'why the job failed'),
 ];
+
+// The folder that holds all of the paths, with its last slash; empty if they share none. A page shows
+// paths without it.
+export function commonFolder(paths: readonly string[]): string {
+  const folder = (path: string): string => path.slice(0, path.lastIndexOf('/') + 1);
+  let common = paths.length === 0 ? '' : folder(paths[0] ?? '');
+  for (const path of paths) {
+    while (!path.startsWith(common)) common = folder(common.slice(0, -1));
+  }
+  return common;
+}
 
 export interface Order {
   key: keyof Row;

@@ -1,5 +1,5 @@
 // All rows: sortable, filterable, downloadable.
-import { filterRows, kColumns, sortRows, toCsv, type Column, type Order } from './columns';
+import { commonFolder, filterRows, kColumns, sortRows, toCsv, type Column, type Order } from './columns';
 import { distinct, distinctNumbers, type Report, type Row } from './data';
 import { download, freshId, h, labelled, select } from './dom';
 
@@ -34,6 +34,10 @@ export function buildTable(report: Report): HTMLElement {
   const filled = kColumns.filter((c) => report.rows.some((row) => row[c.key] !== null && row[c.key] !== ''));
   const columns = (): Column[] => filled.filter((column) => showsAllColumns || column.isMain);
 
+  const folder = commonFolder(distinct(report.rows.map((row) => row.checkpoint)));
+  const shownText = (column: Column, row: Row): string =>
+    column.key === 'checkpoint' ? row.checkpoint.slice(folder.length) : column.show(row);
+
   const renderHead = () => {
     head.replaceChildren(
       ...columns().map((column) => {
@@ -59,7 +63,7 @@ export function buildTable(report: Report): HTMLElement {
     body.replaceChildren(
       ...rows.slice(0, shown).map((row) =>
         h('tr', {}, ...columns().map((column) =>
-          h('td', { class: column.isNumber ? 'number' : null, title: column.isNumber ? null : column.show(row) }, column.show(row)))),
+          h('td', { class: column.isNumber ? 'number' : null, title: column.isNumber ? null : column.show(row) }, shownText(column, row)))),
       ),
     );
     status.textContent = rows.length === 0 ? 'No row matches.'

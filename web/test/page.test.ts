@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { filterRows, kColumns, sortRows, toCsv } from '../src/columns';
+import { commonFolder, filterRows, kColumns, sortRows, toCsv } from '../src/columns';
 import { readReport, type Row } from '../src/data';
 import { bytes, count, parseQuantity, significant } from '../src/format';
 import { flooredAxis, logTicks, spread } from '../src/plots/axes';
@@ -34,6 +34,13 @@ describe('the table', () => {
   it('sorts numbers by value and names by their numbers', () => {
     expect(names(sortRows(rows, { key: 'N', descending: true }))).toEqual(['b', 'a10', 'a9']);
     expect(names(sortRows(rows, { key: 'checkpoint', descending: false }))).toEqual(['a9', 'a10', 'b']);
+  });
+  it('leaves out the folder that all checkpoints share', () => {
+    expect(commonFolder(['/a/runs/d32/1', '/a/runs/d32/2', '/a/runs/d64/1'])).toBe('/a/runs/');
+    expect(commonFolder(['/a/runs/1'])).toBe('/a/runs/');
+    expect(commonFolder(['/a/runs/1', 'b/runs/1'])).toBe('');
+    expect(commonFolder(['/a/run/1', '/a/runs/1'])).toBe('/a/');
+    expect(commonFolder([])).toBe('');
   });
   it('puts missing values last in both directions', () => {
     expect(names(sortRows(rows, { key: 'qid', descending: false }))).toEqual(['b', 'a10', 'a9']);
